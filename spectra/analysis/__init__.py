@@ -1,0 +1,1 @@
+"""Stream pairs through engine and metrics into rows, a summary and findings."""

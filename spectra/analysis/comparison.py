@@ -1,0 +1,128 @@
+"""Several tuned models of one base on one page: LoRA beside full fine-tuning."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spectra import table
+from spectra.analysis.diagnosis import SCHEMA, Diagnosis, conclude
+from spectra.analysis.guide import Guide, guide
+from spectra.analysis.ranking import Standing, rank_models
+from spectra.analysis.settings import Progress, Settings
+from spectra.analysis.similarity_map import SimilarityMap, similarity_map
+from spectra.analysis.stream import stream
+from spectra.errors import UsageError
+from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.loaders.source import Model
+from spectra.metrics.layer import Layer
+from spectra.text import nearest, show
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Diagnoses of several models of one base, side by side.
+
+    models : name -> diagnosis, in the order given; matrix : the one whose similarity maps are in `maps`;
+    standings : models ranked by evidence, each sentence with its numbers and source; guide : the decision
+    table, with this model's own numbers where there are any.
+    """
+
+    models: dict[str, Diagnosis]
+    matrix: str | None
+    maps: dict[str, SimilarityMap]
+    standings: tuple[Standing, ...]
+    guide: Guide
+
+    @property
+    def failed(self) -> int:
+        return sum(diagnosis.failed for diagnosis in self.models.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain data: one report of schema 1 a model."""
+        return {
+            "schema": SCHEMA,
+            "models": {name: diagnosis.to_dict() for name, diagnosis in self.models.items()},
+            "ranking": [standing.to_dict() for standing in self.standings],
+            "guide": self.guide.to_dict(),
+            "matrix": self.matrix,
+            "similarity": {name: found.values.tolist() for name, found in self.maps.items()},
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the comparison as JSON, and write it when a path is given."""
+        text = table.to_json(self.to_dict())
+        if path is not None:
+            table.write(path, text)
+        return text
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return all rows as CSV with the model's name first, and write them when a path is given."""
+        rows = [{"model": name, **row} for name, diagnosis in self.models.items() for row in diagnosis.flat_rows()]
+        text = table.to_csv(rows)
+        if path is not None:
+            table.write(path, text)
+        return text
+
+
+def compare(
+    base: Model,
+    models: Mapping[str, Model],
+    *,
+    settings: Settings | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow_unmatched: bool = False,
+    matrix: str | None = None,
+    progress: Progress | None = None,
+) -> ModelComparison:
+    """Diagnose several models in one pass over the base. See `spectra.compare`."""
+    settings = settings or Settings()
+    if not models:
+        raise UsageError("nothing to compare: give at least one tuned model.")
+    started = time.monotonic()
+    with ExitStack() as stack:
+        opened = {
+            name: stack.enter_context(
+                open_pairs(base, model, include=include, exclude=exclude, allow_unmatched=allow_unmatched)
+            )
+            for name, model in models.items()
+        }
+        if matrix is not None:
+            _require_matrix(matrix, opened)
+        rows: dict[str, list[Layer]] = {name: [] for name in opened}
+        for name, row in stream(opened, settings, progress):
+            rows[name].append(row)
+        seconds = time.monotonic() - started
+        found = {name: conclude(pairs, rows[name], settings, seconds) for name, pairs in opened.items()}
+        chosen = matrix or _most_telling(rows)
+        holders = {name: pairs for name, pairs in opened.items() if chosen in _measured(rows[name])}
+        maps = {name: similarity_map(pairs, chosen, settings) for name, pairs in holders.items() if chosen}
+        table_ = guide(next(iter(opened.values())).base, found)
+    return ModelComparison(found, chosen, maps, rank_models(found), table_)
+
+
+def _measured(rows: Sequence[Layer]) -> set[str]:
+    return {layer.key for layer in rows if layer.ok}
+
+
+def _most_telling(rows: Mapping[str, Sequence[Layer]]) -> str | None:
+    """The matrix that most models share and, among those, where they have most intruders."""
+    shared: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for layers in rows.values():
+        for layer in layers:
+            if layer.ok:
+                shared[layer.key] = shared.get(layer.key, 0) + 1
+                found[layer.key] = found.get(layer.key, 0) + layer.found
+    return max(shared, key=lambda key: (shared[key], found[key]), default=None)
+
+
+def _require_matrix(matrix: str, opened: Mapping[str, Pairs]) -> None:
+    known = {key for pairs in opened.values() for key in pairs.keys}
+    if matrix not in known:
+        like = nearest(matrix, known)
+        hint = f" Did you mean '{show(like)}'?" if like else ""
+        raise UsageError(f"no model changes a matrix called '{show(matrix)}'.{hint}")

@@ -1,0 +1,170 @@
+"""The main job: what did this fine-tuning do to these weights?"""
+
+import datetime
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+from spectra import __version__, table
+from spectra.analysis.settings import Progress, Settings
+from spectra.analysis.stream import stream
+from spectra.analysis.summary import summarise
+from spectra.errors import MachineError
+from spectra.findings.finding import Evidence, Finding
+from spectra.findings.rules import find
+from spectra.loaders.header import FileRecord
+from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.loaders.plan import Skipped, TunedInfo
+from spectra.loaders.source import Model
+from spectra.metrics.layer import FAILURES, Layer
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything measured of one tuned model against its base.
+
+    rows : one `Layer` a matrix, in base order; summary : the numbers read first; findings : what they
+    mean; skipped : (key, reason) for every tensor left out; provenance : files, hashes, versions, options.
+    """
+
+    rows: tuple[Layer, ...]
+    summary: dict[str, Any]
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    provenance: dict[str, Any]
+    info: TunedInfo
+
+    @property
+    def failed(self) -> int:
+        """Rows that could not be measured."""
+        return sum(layer.status in FAILURES for layer in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole as plain data: JSON schema 1."""
+        return {
+            "schema": SCHEMA,
+            "provenance": self.provenance,
+            "summary": self.summary,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "skipped": [skipped._asdict() for skipped in self.skipped],
+            "layers": [layer.to_dict() for layer in self.rows],
+        }
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the report as JSON, and write it when a path is given."""
+        return _given(table.to_json(self.to_dict()), path)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return the rows as CSV, one line a matrix, and write them when a path is given."""
+        return _given(table.to_csv(self.flat_rows()), path)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the rows as a DataFrame with flat columns (`rank.effective`). Needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise MachineError("to_pandas needs pandas, which is not installed: pip install pandas") from None
+        return pandas.DataFrame([table.flatten(row) for row in self.flat_rows()])
+
+    def flat_rows(self) -> list[dict[str, Any]]:
+        """Return the rows without their spectra and sweeps."""
+        rows = []
+        for layer in self.rows:
+            row = layer.to_dict()
+            del row["spectrum"]
+            for block in _blocks(row["intruders"]):
+                del block["sweep"]
+            rows.append(row)
+        return rows
+
+
+def _blocks(intruders: Any) -> list[dict[str, Any]]:
+    if intruders is None:
+        return []
+    return [intruders] if "side" in intruders else list(intruders.values())
+
+
+def _given(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        table.write(path, text)
+    return text
+
+
+def diagnose(
+    base: Model,
+    tuned: Model,
+    *,
+    settings: Settings | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow_unmatched: bool = False,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Measure every matrix that `tuned` changes in `base`. See `spectra.diagnose`."""
+    settings = settings or Settings()
+    started = time.monotonic()
+    with open_pairs(base, tuned, include=include, exclude=exclude, allow_unmatched=allow_unmatched) as pairs:
+        rows = [row for _, row in stream({"": pairs}, settings, progress)]
+        return conclude(pairs, rows, settings, time.monotonic() - started)
+
+
+def conclude(pairs: Pairs, rows: Sequence[Layer], settings: Settings, seconds: float) -> Diagnosis:
+    """Sum rows up into a diagnosis: summary, findings, provenance."""
+    header = pairs.base.source.header
+    evidence = Evidence(rows, pairs.info, pairs.base.source.label, settings.epsilon)
+    return Diagnosis(
+        rows=tuple(rows),
+        summary=summarise(rows, pairs.info, header.parameters, header.bytes),
+        findings=tuple(find(evidence)),
+        skipped=tuple(pairs.skipped),
+        provenance=_provenance(pairs, settings, seconds),
+        info=pairs.info,
+    )
+
+
+def _provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, Any]:
+    base = pairs.base.source
+    return {
+        "spectra": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "seed": 0,
+        **settings.to_dict(),
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "base": {
+            "label": base.label,
+            "container": base.header.container,
+            "architecture": _architecture(base.config),
+            "files": _files(base.header.files),
+        },
+        "tuned": {
+            **asdict(pairs.info),
+            "container": pairs.tuned_header.container,
+            "files": _files(pairs.tuned_header.files),
+        },
+        "notes": list(pairs.notes),
+    }
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    kind = config.get("model_type")
+    return kind if isinstance(kind, str) else None
+
+
+def _files(records: Sequence[FileRecord]) -> list[dict[str, Any]]:
+    return [asdict(record) for record in records]

@@ -1,0 +1,42 @@
+"""What is asked of an analysis, checked once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spectra.engine.choose import require_device, require_method
+from spectra.errors import UsageError
+from spectra.metrics.intruders import require_options
+from spectra.metrics.similarity import SIDES, Side
+from spectra.text import nearest, show
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """k, epsilon, side ("left", "right", "both"), method and device of one analysis.
+
+    Raises UsageError for a value outside its range, MachineError for a device that is not there.
+    """
+
+    k: int = 10
+    epsilon: float = 0.5
+    side: str = "left"
+    method: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_options(self.k, self.epsilon)
+        if self.side not in (*SIDES, "both"):
+            like = nearest(self.side, (*SIDES, "both"))
+            raise UsageError(f"side '{show(self.side)}' is unknown" + (f"; did you mean '{like}'?" if like else "."))
+        require_method(self.method)
+        object.__setattr__(self, "device", require_device(self.device))
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return SIDES if self.side == "both" else tuple(side for side in SIDES if side == self.side)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"k": self.k, "epsilon": self.epsilon, "side": self.side, "method": self.method, "device": self.device}

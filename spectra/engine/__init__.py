@@ -1,0 +1,1 @@
+"""Matrices in, decompositions out. Nothing here knows files or layers."""

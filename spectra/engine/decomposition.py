@@ -1,0 +1,73 @@
+"""The one result type of the engine: a thin singular value decomposition, descending, with its proof."""
+
+from dataclasses import dataclass
+
+import torch
+
+from spectra.errors import DecompositionError
+
+_PROBES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SVD:
+    """`matrix = U @ diag(S) @ Vh`, singular values descending.
+
+    U : [m, q], S : [q], Vh : [q, n], with `q <= min(m, n)`, all on the CPU.
+    residual : `||matrix - U S Vh|| / ||matrix||` and orthogonality : `||U^T U x - x|| / ||x||`, both
+    estimated with eight fixed random vectors (0 where the matrix is zero or empty).
+    method : the driver and precision that gave it ("gesdd float32"); device : where it ran.
+
+    Signs are arbitrary, and vectors of tied singular values are an arbitrary basis of their space.
+    """
+
+    U: torch.Tensor
+    S: torch.Tensor
+    Vh: torch.Tensor
+    residual: float
+    orthogonality: float
+    method: str
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        q = len(self.S)
+        if self.U.shape[1] != q or self.Vh.shape[0] != q:
+            raise DecompositionError(
+                f"U {list(self.U.shape)}, S [{q}] and Vh {list(self.Vh.shape)} do not belong together"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.U.shape[0], self.Vh.shape[1]
+
+    def vectors(self, side: str) -> torch.Tensor:
+        """Return the singular vectors of one side as columns: `[m, q]` left, `[n, q]` right."""
+        return self.U if side == "left" else self.Vh.T
+
+    def relative_gaps(self) -> torch.Tensor:
+        """Return, for each value, its distance to the nearest other value over itself. [q]
+
+        0 for an exact tie (and for zeros), infinite for a lone value. A small gap means that the vector is
+        ill-defined: only the space it shares with its neighbour is.
+        """
+        S = self.S.double()
+        steps = torch.cat([S.new_full((1,), torch.inf), S[:-1] - S[1:], S.new_full((1,), torch.inf)])
+        gaps = torch.minimum(steps[:-1], steps[1:])
+        return torch.where(S > 0, gaps / S.clamp_min(torch.finfo(S.dtype).tiny), torch.zeros_like(S))
+
+
+def check(matrix: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:
+    """Return the residual and the loss of orthogonality of a decomposition, in O(mn) work."""
+    if S.numel() == 0:
+        return 0.0, 0.0
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(matrix.shape[1], _PROBES, generator=generator, dtype=torch.float64)
+    y = torch.randn(len(S), _PROBES, generator=generator, dtype=torch.float64)
+    x, y = x.to(matrix), y.to(matrix)
+    exact = matrix @ x
+    scale = torch.linalg.matrix_norm(exact).item()
+    missed = torch.linalg.matrix_norm(exact - U @ (S[:, None] * (Vh @ x))).item()
+    size = torch.linalg.matrix_norm(y)
+    left = torch.linalg.matrix_norm(U.T @ (U @ y) - y) / size
+    right = torch.linalg.matrix_norm(Vh @ (Vh.T @ y) - y) / size
+    return (missed / scale if scale > 0 else missed), max(left.item(), right.item())

@@ -1,0 +1,1 @@
+"""Bytes to weight pairs. Nothing here knows what a singular value is."""

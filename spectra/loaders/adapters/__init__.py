@@ -1,0 +1,1 @@
+"""Adapters: one file a parameterisation family, one table of them in `families`."""

@@ -1,0 +1,132 @@
+"""Base and tuned model in, weight pairs out: one at a time, in base order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spectra.errors import InputError, MatchError
+from spectra.loaders.adapters.config import CONFIG_NAME
+from spectra.loaders.adapters.folder import plan_adapter
+from spectra.loaders.base import Base, open_base
+from spectra.loaders.files import require_exists
+from spectra.loaders.full import plan_full
+from spectra.loaders.header import Header
+from spectra.loaders.matching import selector
+from spectra.loaders.plan import Plan, Skipped, TunedInfo
+from spectra.loaders.source import Model
+from spectra.text import listing, nearest, show
+from spectra.updates import WeightPair
+
+
+class Pairs:
+    """The weight pairs of a base and a tuned model. Iterating reads one matrix at a time.
+
+    keys : base names in base order; skipped : (key, reason) for everything not analysed; info : what
+    kind of update this is; notes : what was decided on the way (a prefix, which file of two).
+    """
+
+    def __init__(self, base: Base, plan: Plan, chosen: Sequence[str], skipped: Sequence[Skipped]) -> None:
+        self.base = base
+        self.info: TunedInfo = plan.info
+        self.keys: tuple[str, ...] = tuple(chosen)
+        self.skipped: list[Skipped] = list(skipped)
+        self.notes: tuple[str, ...] = (*base.source.header.notes, *plan.source.header.notes, *plan.notes)
+        self._plan = plan
+
+    @property
+    def tuned_header(self) -> Header:
+        """The header of the tuned side: files, tensors, container."""
+        return self._plan.source.header
+
+    def pair(self, key: str) -> WeightPair:
+        """Read the pair of one base key. Raises InputError naming the nearest key when it is not here."""
+        if key not in self.keys:
+            like = nearest(key, self.keys)
+            hint = f" Did you mean '{show(like)}'?" if like else ""
+            raise InputError(f"'{show(key)}' is not among the analysed weights.{hint}")
+        return self._plan.pairs[key].build()
+
+    def __iter__(self) -> Iterator[WeightPair]:
+        return (self.pair(key) for key in self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every open file."""
+        self.base.source.close()
+        self._plan.source.close()
+
+
+def open_pairs(
+    base: Model,
+    tuned: Model,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow_unmatched: bool = False,
+) -> Pairs:
+    """Open a base and a tuned model as weight pairs, without building either model.
+
+    Parameters
+    ----------
+    base, tuned : path, torch.nn.Module or state dict
+        The base: safetensors or torch pickles, one file or shards. The tuned side: the same, or an
+        adapter folder as PEFT writes it (LoRA, rsLoRA, DoRA).
+    include, exclude : shell patterns or parts of base names
+        Which weights to read: `q_proj`, `model.layers.3.*`.
+    allow_unmatched : bool
+        List adapter tensors that match nothing as skipped instead of refusing the adapter.
+
+    Raises
+    ------
+    InputError
+        Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
+    """
+    opened = open_base(base)
+    plan = _plan(tuned, opened, allow_unmatched)
+    if not plan.pairs:
+        raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(opened.source.label)}'.")
+    wanted = selector(include, exclude)
+    chosen = [key for key in plan.pairs if wanted(key)]
+    if not chosen:
+        pattern = listing([*include, *(f"not {name}" for name in exclude)])
+        like = nearest(include[0], plan.pairs) if include else None
+        hint = f" The nearest name is '{show(like)}'." if like else ""
+        raise InputError(f"no weight matches {pattern}.{hint}")
+    left = [Skipped(key, "left out by include / exclude") for key in plan.pairs if not wanted(key)]
+    return Pairs(opened, plan, chosen, [*plan.skipped, *left])
+
+
+def _plan(tuned: Model, base: Base, allow_unmatched: bool) -> Plan:
+    if isinstance(tuned, str | Path):
+        path = Path(tuned)
+        require_exists(path)
+        if path.is_file() and path.name.startswith("adapter_") and (path.parent / CONFIG_NAME).exists():
+            path = path.parent
+        if (path / CONFIG_NAME).exists():
+            return plan_adapter(path, base, allow_unmatched=allow_unmatched)
+        _suggest_subfolder(path)
+        return plan_full(path, base)
+    if isinstance(tuned, Mapping) or hasattr(tuned, "state_dict"):
+        return plan_full(tuned, base)
+    raise InputError(f"a {type(tuned).__name__} is neither a path, a torch.nn.Module nor a state dict.")
+
+
+def _suggest_subfolder(path: Path) -> None:
+    if not path.is_dir() or any(entry.suffix in (".safetensors", ".bin", ".json") for entry in path.iterdir()):
+        return
+    below = sorted(entry.parent.name for entry in path.glob(f"*/{CONFIG_NAME}"))
+    if below:
+        raise InputError(
+            f"'{show(path.name)}' holds adapters in its subfolders ({listing(below, 5)}). Name one of them."
+        )

@@ -1,0 +1,31 @@
+"""Recognise weights that are stored packed, so that packed bytes are never taken for weights."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SUFFIXES = {
+    ".absmax": "bitsandbytes 4-bit",
+    ".quant_state.bitsandbytes__nf4": "bitsandbytes NF4",
+    ".quant_state.bitsandbytes__fp4": "bitsandbytes FP4",
+    ".SCB": "bitsandbytes int8",
+    ".qweight": "GPTQ or AWQ",
+    ".weight_packed": "compressed-tensors",
+    ".weight_scale_inv": "block fp8",
+    ".weight_scale": "compressed-tensors or fp8",
+    "._weight_qdata": "torchao",
+    ".W_q": "HQQ",
+    ".weight._data": "quanto",
+    "_blocks": "MXFP4",
+    ".qzeros": "GPTQ or AWQ",
+}
+
+
+def scheme(keys: Iterable[str], config: Mapping[str, Any]) -> str | None:
+    """Name the scheme a checkpoint is packed with, judged by its tensor names; None when it is plain."""
+    for key in keys:
+        for suffix, name in SUFFIXES.items():
+            if key.endswith(suffix):
+                declared = config.get("quantization_config")
+                method = declared.get("quant_method") if isinstance(declared, dict) else None
+                return f"{method} ({name})" if isinstance(method, str) else name
+    return None

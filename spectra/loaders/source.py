@@ -1,0 +1,148 @@
+"""Tensors by name, one at a time, from a checkpoint on disk or a model in memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from spectra.errors import FormatError, InputError, UnsafeFileError
+from spectra.loaders import pickle_header, strict_json
+from spectra.loaders.formats import WEIGHT_NAMES, read_weights
+from spectra.loaders.header import Header, TensorInfo
+from spectra.text import show
+
+Model = str | Path | torch.nn.Module | Mapping[str, Any]
+_PICKLE_WINDOW = 256 * 2**20
+
+
+class TensorSource(Protocol):
+    """Named tensors behind one small contract. `tensor` returns the stored dtype, on the CPU."""
+
+    label: str
+    config: Mapping[str, Any]
+    header: Header
+
+    def tensor(self, key: str) -> torch.Tensor: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class FileSource:
+    """A checkpoint on disk. Memory held between two reads is bounded, whatever the file's size."""
+
+    label: str
+    config: Mapping[str, Any]
+    header: Header
+    _window: dict[Path, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    _touched: int = 0
+
+    def tensor(self, key: str) -> torch.Tensor:
+        info = self.header.tensors[key]
+        assert info.file is not None
+        return _READERS[self.header.container.partition(",")[0]](self, key, info.file)
+
+    def close(self) -> None:
+        self._window.clear()
+
+    def _from_safetensors(self, key: str, path: Path) -> torch.Tensor:
+        # A handle per tensor: closing it unmaps the pages, so that resident memory stays that of one.
+        try:
+            with safe_open(path, framework="pt") as file:
+                found: torch.Tensor = file.get_tensor(key)
+            return found
+        except (SafetensorError, OSError) as fault:
+            raise FormatError(f"{show(path.name)}: tensor '{show(key)}': {show(fault)}.") from None
+
+    def _from_pickle(self, key: str, path: Path) -> torch.Tensor:
+        # A mapped file's pages stay resident until it is unmapped: map it anew every 256 MB.
+        self._touched += self.header.tensors[key].bytes
+        if path not in self._window or self._touched > _PICKLE_WINDOW:
+            self._window = {path: _load_pickle(path)}
+            self._touched = self.header.tensors[key].bytes
+        return self._window[path][key].detach()
+
+
+_READERS: dict[str, Callable[[FileSource, str, Path], torch.Tensor]] = {
+    "safetensors": FileSource._from_safetensors,
+    "torch pickle": FileSource._from_pickle,
+}
+
+
+def _load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
+    mapped = not pickle_header.is_legacy(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as fault:  # noqa: BLE001
+        # torch raises a dozen types here; whatever it refuses is refused, and nothing else is tried.
+        reason = show(str(fault).partition("\n")[0])
+        raise UnsafeFileError(f"{show(path.name)} is refused by torch's safe loader: {reason}.") from None
+    if isinstance(found, dict):
+        wrapper = pickle_header.unwrap_key(list(found))
+        tensors = any(isinstance(value, torch.Tensor) for value in found.values())
+        found = found[wrapper] if wrapper and not tensors else found
+        return {str(key): value for key, value in found.items() if isinstance(value, torch.Tensor)}
+    if isinstance(found, torch.Tensor):
+        return {"": found}
+    return {str(index): value for index, value in enumerate(found)}
+
+
+@dataclass(slots=True)
+class MemorySource:
+    """A state dict in memory, its own or a live module's."""
+
+    label: str
+    config: Mapping[str, Any]
+    header: Header
+    _tensors: Mapping[str, torch.Tensor]
+
+    def tensor(self, key: str) -> torch.Tensor:
+        return self._tensors[key].detach().to("cpu")
+
+    def close(self) -> None:
+        return None
+
+
+def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSource:
+    """Open a path, a module or a state dict as named tensors."""
+    if isinstance(model, torch.nn.Module):
+        return _from_module(model)
+    if isinstance(model, Mapping):
+        return _from_state_dict(model, "state dict", {})
+    if not isinstance(model, str | Path):
+        raise InputError(f"a {type(model).__name__} is neither a path, a torch.nn.Module nor a state dict.")
+    path = Path(model)
+    header = read_weights(path, names)
+    folder = path if path.is_dir() else path.parent
+    return FileSource(path.resolve().name, read_config(folder), header)
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Read the `config.json` of a checkpoint folder, an empty mapping where there is none."""
+    path = folder / "config.json"
+    return strict_json.read(path) if path.exists() else {}
+
+
+def _from_module(module: torch.nn.Module) -> MemorySource:
+    config = getattr(module, "config", None)
+    known = dict(config.to_dict()) if config is not None and hasattr(config, "to_dict") else {}
+    transposed = [name for name, part in module.named_modules() if type(part).__name__ == "Conv1D"]
+    known["transposed_modules"] = transposed
+    return _from_state_dict(module.state_dict(), type(module).__name__, known)
+
+
+def _from_state_dict(tensors: Mapping[str, Any], label: str, config: Mapping[str, Any]) -> MemorySource:
+    infos: dict[str, TensorInfo] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for key, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f"'{show(key)}' in the state dict is a {type(tensor).__name__}, not a tensor.")
+        if tensor.is_meta:
+            raise InputError(f"'{show(key)}' is on the meta device: it has a shape and no weights. Load the model.")
+        identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.numel() or key)
+        alias = first.setdefault(identity, key)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        infos[key] = TensorInfo(dtype, tuple(tensor.shape), alias=None if alias == key else alias)
+    return MemorySource(label, config, Header("memory", (), infos), tensors)

@@ -1,0 +1,1 @@
+"""What is measured: one concept a file, pure functions, one frozen record each."""

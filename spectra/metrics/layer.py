@@ -1,0 +1,163 @@
+"""One row of a report: every measurement of one matrix, or the reason why there is none."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from spectra.engine.choose import Decompositions
+from spectra.metrics.intruders import Intruders, intruders
+from spectra.metrics.noise import Floor, coarser, rounding_floor
+from spectra.metrics.norms import Norms, norms
+from spectra.metrics.place import Place, place
+from spectra.metrics.ranks import Ranks, ranks
+from spectra.metrics.similarity import SIDES, Side
+from spectra.metrics.spectrum import Spectrum, spectrum
+from spectra.updates import Storage, WeightPair
+
+OK, ZERO, NONFINITE, FAILED, OOM = "ok", "zero_update", "nonfinite", "failed", "oom"
+FAILURES = (NONFINITE, FAILED, OOM)
+
+
+@dataclass(frozen=True)
+class Layer(Mapping[str, Any]):
+    """All that is known of one matrix. As a mapping it reads like its JSON: `row["rank"]["effective"]`.
+
+    status : "ok", "zero_update", "nonfinite", "failed" or "oom"; the measurements are there for "ok".
+    """
+
+    key: str
+    name: str
+    index: int | None
+    shape: tuple[int, int]
+    status: str
+    reason: str
+    method: str
+    update_kind: str
+    base_storage: Storage
+    update_storage: Storage
+    rank: Ranks | None = None
+    norm: Norms | None = None
+    floor: Floor | None = None
+    intruders: tuple[Intruders, ...] = ()
+    spectrum: Spectrum | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def place(self) -> Place:
+        return place(self.name)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == OK
+
+    @property
+    def found(self) -> int:
+        """Intruders of the paper's definition, over the sides asked for."""
+        return sum(side.count for side in self.intruders)
+
+    @property
+    def examined(self) -> int:
+        """Leading vectors that were compared, over the sides asked for."""
+        return sum(len(side.similarity) for side in self.intruders)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain data, in the JSON schema's words."""
+        blocks = {side.side: _block(side) for side in self.intruders}
+        where = self.place
+        return {
+            "key": self.key,
+            "name": self.name,
+            "index": self.index,
+            "stack": where.stack,
+            "block": where.block,
+            "module": where.module,
+            "shape": list(self.shape),
+            "status": self.status,
+            "reason": self.reason,
+            "method": self.method,
+            "update": {"kind": self.update_kind, "allotted_rank": self.rank.allotted if self.rank else None},
+            "dtype": {"base": self.base_storage.dtype, "update": self.update_storage.dtype},
+            "parameters": {"base": self.base_storage.parameters, "update": self.update_storage.parameters},
+            "bytes": {"base": self.base_storage.bytes, "update": self.update_storage.bytes},
+            "rank": asdict(self.rank) if self.rank else None,
+            "norm": asdict(self.norm) if self.norm else None,
+            "floor": {**asdict(self.floor), "edge": self.floor.edge} if self.floor else None,
+            "intruders": next(iter(blocks.values())) if len(blocks) == 1 else (blocks or None),
+            "spectrum": asdict(self.spectrum) if self.spectrum else None,
+            "notes": list(self.notes),
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_dict()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.index))
+
+
+def _block(side: Intruders) -> dict[str, Any]:
+    counts = {name: getattr(side, name) for name in ("count", "degenerate", "rotated", "new")}
+    values = asdict(side)
+    sweep = {name: values.pop(name) for name in ("sweep_k", "sweep_epsilon", "sweep")}
+    head = {name: values.pop(name) for name in ("k", "epsilon", "side")}
+    counted = {"k": sweep["sweep_k"], "epsilon": sweep["sweep_epsilon"], "count": sweep["sweep"]}
+    return {**head, **counts, **values, "sweep": counted}
+
+
+def measure(
+    pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: float = 0.5, sides: tuple[Side, ...] = SIDES[:1]
+) -> Layer:
+    """Measure one decomposed pair: ranks, norms, rounding floor, intruders on each side, spectra."""
+    update = pair.update.dense()
+    floor = rounding_floor(pair.base, update, coarser(pair.base_storage.dtype, _rounded_to(pair)))
+    return Layer(
+        **identity(pair),
+        status=OK,
+        reason="",
+        method=found.method,
+        rank=ranks(found.update_values, pair.shape, floor=floor.edge, allotted=pair.allotted),
+        norm=norms(pair.base, update, found.base.S, found.update_values),
+        floor=floor,
+        intruders=tuple(intruders(found.base, found.tuned, update, k=k, epsilon=epsilon, side=side) for side in sides),
+        spectrum=spectrum(found.base.S, found.tuned.S, found.update_values),
+        notes=(*pair.notes, f"engine: {found.reason}"),
+    )
+
+
+def _rounded_to(pair: WeightPair) -> str:
+    """The dtype that W was rounded to: only a weight stored in full was, an adapter's factors were not."""
+    return pair.update_storage.dtype if pair.update.kind == "dense" else pair.base_storage.dtype
+
+
+def unmeasured(pair: WeightPair, status: str, reason: str) -> Layer:
+    """Return the row of a pair that was not decomposed: a zero update or a failure."""
+    zero = status == ZERO
+    return Layer(
+        **identity(pair),
+        status=status,
+        reason=reason,
+        method="none",
+        rank=ranks(pair.base.new_zeros(0), pair.shape, allotted=pair.allotted) if zero else None,
+        norm=norms(pair.base, pair.base.new_zeros(pair.shape), pair.base.new_zeros(0), pair.base.new_zeros(0))
+        if zero
+        else None,
+        notes=pair.notes,
+    )
+
+
+def identity(pair: WeightPair) -> dict[str, Any]:
+    """What a row says of its matrix before anything is measured."""
+    return {
+        "key": pair.key,
+        "name": pair.name,
+        "index": pair.index,
+        "shape": pair.shape,
+        "update_kind": pair.update.kind,
+        "base_storage": pair.base_storage,
+        "update_storage": pair.update_storage,
+    }

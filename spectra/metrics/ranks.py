@@ -1,0 +1,63 @@
+"""The rank of an update, in every sense that people mean, each under its own name."""
+
+from dataclasses import dataclass
+
+import torch
+
+ENERGY_SHARES = (0.90, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Ranks of dW from its singular values s, descending.
+
+    effective : `exp(-sum p ln p)`, `p = s / sum s` (Roy and Vetterli 2007), the report's intrinsic rank.
+    stable : `||dW||_F^2 / s_1^2`. participation : `(sum s^2)^2 / sum s^4`.
+    energy_90, energy_95, energy_99 : fewest directions that hold that share of `sum s^2`.
+    numerical : values above `eps max(m, n) s_1`, eps of float32. above_floor : values above the
+    rounding floor (see `noise`). allotted : the rank the method was given, None for full fine-tuning.
+    utilisation : effective / allotted.
+    """
+
+    effective: float
+    stable: float
+    participation: float
+    energy_90: int
+    energy_95: int
+    energy_99: int
+    numerical: int
+    above_floor: int
+    allotted: int | None
+    utilisation: float | None
+
+
+def ranks(values: torch.Tensor, shape: tuple[int, int], *, floor: float = 0.0, allotted: int | None = None) -> Ranks:
+    """Measure all ranks of an update from its singular values.
+
+    values : [q], descending. shape : of dW. floor : singular values at or below it may be rounding.
+    A zero update has rank 0 in every sense.
+    """
+    s = values.double()
+    top = s[0].item() if len(s) else 0.0
+    if top == 0.0:
+        return Ranks(0.0, 0.0, 0.0, 0, 0, 0, 0, 0, allotted, 0.0 if allotted else None)
+    s = s / top
+    share = s / s.sum()
+    present = share[share > 0]
+    effective = torch.exp(-(present * present.log()).sum()).item()
+    energy = s.square()
+    held = energy.cumsum(0) / energy.sum()
+    at_share = [int((held < wanted - 1e-12).sum()) + 1 for wanted in ENERGY_SHARES]
+    tolerance = torch.finfo(torch.float32).eps * max(shape)
+    return Ranks(
+        effective=effective,
+        stable=energy.sum().item(),
+        participation=(energy.sum().square() / energy.square().sum()).item(),
+        energy_90=at_share[0],
+        energy_95=at_share[1],
+        energy_99=at_share[2],
+        numerical=int((s > tolerance).sum()),
+        above_floor=int((s > floor / top).sum()),
+        allotted=allotted,
+        utilisation=effective / allotted if allotted else None,
+    )

@@ -1,0 +1,39 @@
+"""The spectra of base, tuned weight and update, thinned to the points that a figure can show."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_POINTS = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """Singular values at `index` (1 = largest; the first 32, then evenly on a logarithmic scale).
+
+    base, tuned, update : the values of W0, W and dW there; update ends where its rank does.
+    """
+
+    index: tuple[int, ...]
+    base: tuple[float, ...]
+    tuned: tuple[float, ...]
+    update: tuple[float, ...]
+
+
+def spectrum(base: torch.Tensor, tuned: torch.Tensor, update: torch.Tensor) -> Spectrum:
+    """Thin three descending spectra, of which base and tuned are equally long."""
+    index = _indices(len(base))
+    own = [position for position in index if position <= len(update)]
+    return Spectrum(tuple(index), _at(base, index), _at(tuned, index), _at(update, own))
+
+
+def _indices(length: int) -> list[int]:
+    if length <= _POINTS:
+        return list(range(1, length + 1))
+    spread = np.geomspace(33, length, _POINTS - 32).round().astype(int)
+    return sorted({*range(1, 33), *spread.tolist()})
+
+
+def _at(values: torch.Tensor, index: list[int]) -> tuple[float, ...]:
+    return tuple(values[torch.tensor(index, dtype=torch.long) - 1].tolist()) if index else ()

@@ -1,0 +1,108 @@
+"""Rows of plain data written whole or not at all: JSON and CSV, to a file or as text."""
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spectra.errors import MachineError
+from spectra.text import show
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def plain(value: Any) -> Any:
+    """Return data as JSON can hold it: tuples as lists, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """Return a document as JSON text, ASCII only, so that no name can hide in it."""
+    return json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+
+
+def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested row flat: `rank.effective`. Lists become text with spaces between."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif isinstance(value, list | tuple):
+            flat[prefix + key] = " ".join(f"{item:.6g}" if isinstance(item, float) else str(item) for item in value)
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV with a header line.
+
+    Text is made safe to show, and text that a spreadsheet would run as a formula gets a leading `'`.
+    """
+    flat = [flatten(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in flat:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    safe = show(value, limit=None)
+    return "'" + safe if value.startswith(_FORMULA) and not _is_number(safe) else safe
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return all(math.isfinite(float(part)) for part in text.split(" "))
+    except ValueError:
+        return False
+
+
+def write(path: str | Path, text: str | bytes) -> Path:
+    """Write a file whole: to a neighbour first, then in its place, so that a failure leaves the old one.
+
+    Raises MachineError when the folder is missing, read-only or full.
+    """
+    target = Path(path)
+    raw = text.encode() if isinstance(text, str) else text
+    try:
+        target = target.resolve() if target.is_symlink() else target
+        if target.exists() and not target.is_file():
+            target.write_bytes(raw)  # a device or pipe: nothing to replace
+            return target
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as fault:
+        raise MachineError(f"'{show(target)}' cannot be written: {fault.strerror or fault}.") from None
+    return target
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
