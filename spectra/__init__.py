@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from spectra.api import Report as Report
     from spectra.api import compare as compare
     from spectra.api import diagnose as diagnose
+    from spectra.api import guide as guide
     from spectra.engine.decomposition import SVD as SVD
     from spectra.loaders.pairing import Pairs as Pairs
     from spectra.loaders.pairing import open_pairs as open_pairs
@@ -28,6 +29,7 @@ _HOMES = {
     "Report": "spectra.api",
     "compare": "spectra.api",
     "diagnose": "spectra.api",
+    "guide": "spectra.api",
     "SVD": "spectra.engine.decomposition",
     "Pairs": "spectra.loaders.pairing",
     "open_pairs": "spectra.loaders.pairing",

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from spectra import table
 from spectra.analysis import comparison, diagnosis
+from spectra.analysis import guide as decision
+from spectra.analysis.guide import Guide
 from spectra.analysis.settings import Progress, Settings
+from spectra.loaders.base import open_base
 from spectra.loaders.source import Model
 from spectra.plots.figures import comparison_figures, report_figures, save_figures
 from spectra.reports import html, notebook, terminal
@@ -52,6 +55,18 @@ class Comparison(comparison.ModelComparison):
     def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
         """Write every figure into a folder in each format; return the paths."""
         return save_figures(comparison_figures(self), Path(folder), formats)
+
+
+def guide(base: Model) -> Guide:
+    """Return the decision table for a base alone: every cell that can be is computed for it.
+
+    `compare(...).guide` has the same table with the numbers of the models compared.
+    """
+    opened = open_base(base)
+    try:
+        return decision.guide(opened)
+    finally:
+        opened.source.close()
 
 
 def diagnose(

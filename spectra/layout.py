@@ -49,9 +49,15 @@ class Layout:
             return matrix.T
         return matrix.reshape(self.stored_shape)
 
+    def cut(self, rows: int) -> "Layout":
+        """Return the layout of the first `rows` outputs alone."""
+        if self.kind == "transposed":
+            return Layout(self.kind, (self.stored_shape[0], rows))
+        return Layout(self.kind, (rows, *self.stored_shape[1:]))
+
 
 def layout_of(shape: tuple[int, ...], *, transposed: bool = False) -> Layout:
     """Return the layout of a stored weight with two or more dimensions."""
-    if transposed:
+    if transposed and len(shape) == 2:
         return Layout("transposed", shape)
     return Layout("linear" if len(shape) == 2 else "kernel", shape)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 from spectra.errors import MachineError
 from spectra.text import show
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 def plain(value: Any) -> Any:
@@ -68,10 +70,7 @@ def _cell(value: Any) -> Any:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        return all(math.isfinite(float(part)) for part in text.split(" "))
-    except ValueError:
-        return False
+    return all(map(_NUMBER.fullmatch, text.split(" ")))
 
 
 def write(path: str | Path, text: str | bytes) -> Path:

@@ -8,35 +8,58 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_FIELDS = re.compile(r"[^A-Za-z0-9]+")
+_MAX_WORD, _MAX_CHOICES, _MAX_PARTS = 200, 100, 1000
 
 
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+def _escape(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def show(text: object, limit: int | None = 120) -> str:
-    r"""Return `text` with control, bidirectional and surrogate characters escaped, cut at `limit`.
+    r"""Return `text` with every character that does not print escaped, cut at `limit`.
+
+    That covers control, bidirectional, invisible and surrogate characters and every space but ` `.
 
     >>> show("q_proj\x1b[31m")
     'q_proj\\x1b[31m'
     """
-    safe = _UNSAFE.sub(_escape, str(text))
+    try:
+        given = str(text)
+    except (RecursionError, ValueError):  # nested beyond Python's limit, or an integer of 4300 digits
+        given = f"a {type(text).__name__} too large to show"
+    head = given if limit is None else given[: limit + 1]
+    safe = head if head.isprintable() else "".join(map(_escape, head))
     return safe if limit is None or len(safe) <= limit else safe[: limit - 1] + "…"
 
 
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Return the choice most like `word`, or None when nothing is alike."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.3)
-    return found[0] if found else None
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.3) -> str | None:
+    """Return the choice most like `word`, or the first with a dotted part like it, or None.
+
+    Comparing letter by letter is slow: of many choices only those that share most fields with the word
+    (`layers`, `3`, `proj`) are compared, so that the answer takes milliseconds whatever the names.
+    """
+    word, known = word[:_MAX_WORD], [choice for choice in choices if len(choice) <= _MAX_WORD]
+    fields = set(_FIELDS.split(word))
+    alike = sorted(known, key=lambda choice: -len(fields.intersection(_FIELDS.split(choice))))
+    found = difflib.get_close_matches(word, alike[:_MAX_CHOICES], n=1, cutoff=cutoff)
+    if found:
+        return found[0]
+    parts = {part: choice for choice in reversed(known) for part in choice.split(".")}
+    like = difflib.get_close_matches(word, list(parts)[-_MAX_PARTS:], n=1, cutoff=0.6)
+    return parts[like[0]] if like else None
 
 
 def listing(words: Iterable[object], limit: int = 10) -> str:
     """Join words with commas, showing at most `limit` and saying how many more there are."""
-    shown = [show(word) for word in words]
-    more = f" and {len(shown) - limit} more" if len(shown) > limit else ""
-    return ", ".join(shown[:limit]) + more
+    every = list(words)
+    more = f" and {len(every) - limit:,} more" if len(every) > limit else ""
+    return ", ".join(show(word) for word in every[:limit]) + more
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

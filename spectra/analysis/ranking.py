@@ -11,6 +11,7 @@ PAPER = "Shuttleworth et al., arXiv:2410.21228"
 BIDERMAN = "Biderman et al., arXiv:2405.09673"
 RSLORA = "Kalajdzievski, arXiv:2312.03732"
 FEW, MANY = 0.05, 0.20
+_LARGER, _USED = 1.25, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,10 @@ def _claims(model: Diagnosis, models: Mapping[str, Diagnosis]) -> list[Claim]:
     share = share_of(model)
     claims = [_about_intruders(summary, share)]
     if summary["method"] != "full fine-tuning":
-        claims += _about_rank(summary, _full_rank(models))
+        full = _full(models)
+        claims += _about_rank(summary, full)
         if share >= FEW:
-            claims.append(_remedy(summary))
+            claims.append(_remedy(model, full))
     return claims
 
 
@@ -98,38 +100,43 @@ def _about_intruders(summary: Mapping[str, Any], share: float) -> Claim:
     if share < MANY:
         return Claim(f"{counted}: some of the base's leading directions gave way.", numbers, f"{PAPER}, sec. 4")
     return Claim(
-        f"{counted}: expect more forgetting of the pre-training distribution; measure it, replications disagree on "
-        "how much follows.",
+        f"{counted}: expect more forgetting of the pre-training distribution, and measure it: a count is evidence, "
+        "not a measurement.",
         numbers,
         f"{PAPER}, sec. 5",
     )
 
 
-def _full_rank(models: Mapping[str, Diagnosis]) -> float | None:
-    ranks = [
-        model.summary["effective_rank"]
-        for model in models.values()
-        if model.summary["method"] == "full fine-tuning" and model.summary["effective_rank"]
-    ]
-    return max(ranks, default=None)
+def _full(models: Mapping[str, Diagnosis]) -> Diagnosis | None:
+    """The full fine-tune to hold an adapter against: the first that changed anything."""
+    candidates = (model for model in models.values() if model.summary["method"] == "full fine-tuning")
+    return next((model for model in candidates if model.summary["measured"]), None)
 
 
-def _about_rank(summary: Mapping[str, Any], full: float | None) -> list[Claim]:
-    effective = summary["effective_rank"]
+def _about_rank(summary: Mapping[str, Any], full: Diagnosis | None) -> list[Claim]:
     if full is None:
         return []
-    times = full / effective
-    text = (
-        f"Its update has effective rank {effective:.1f}, full fine-tuning here {full:.1f}: {times:.1f} times as many."
-    )
-    return [Claim(text, {"effective_rank": effective, "full": full, "times": times}, f"{BIDERMAN}, sec. 4.5")]
+    effective, reached = summary["effective_rank"], full.summary["effective_rank"]
+    times = reached / effective
+    text = f"Its update has effective rank {effective:.1f}; full fine-tuning here has {times:.1f} times that ({reached:.1f})."
+    numbers = {"effective_rank": effective, "full": reached, "times": times}
+    return [Claim(text, numbers, f"{BIDERMAN}, sec. 4.5")]
 
 
-def _remedy(summary: Mapping[str, Any]) -> Claim:
-    ranks = summary["allotted_ranks"]
-    highest = max(ranks) if ranks else 0
-    text = (
-        f"To come closer to full fine-tuning: a rank above {highest}, rsLoRA (its scale does not shrink with rank), "
-        "alpha = 2r, or a smaller scale."
-    )
-    return Claim(text, {"rank": highest, "utilisation": summary["utilisation"]}, f"{PAPER}, sec. 4; {RSLORA}")
+def _remedy(model: Diagnosis, full: Diagnosis | None) -> Claim:
+    """What brings an adapter closer to full fine-tuning, leaving out what it already has."""
+    summary, info = model.summary, model.info
+    options, numbers = [], {"rank": float(max(info.ranks, default=0)), "utilisation": summary["utilisation"]}
+    size = full.summary["update_ratio"] if full else None
+    if size and summary["update_ratio"] > _LARGER * size:
+        numbers["times_full_size"] = times = summary["update_ratio"] / size
+        options.append(f"a smaller scale or learning rate (its update is {times:.1f} times full fine-tuning's)")
+    if info.ranks and (summary["utilisation"] or 0) > _USED:
+        options.append(f"a rank above {info.ranks[-1]} (it uses {percent(summary['utilisation'])} of it)")
+    if info.method == "LoRA":
+        options.append("rsLoRA, whose scale does not shrink with rank")
+    if info.scalings and max(info.scalings) > 2:
+        options.append("alpha = 2r")
+    if not size:
+        options.append("a smaller scale")
+    return Claim(f"To come closer to full fine-tuning: {', '.join(options)}.", numbers, f"{PAPER}, sec. 4; {RSLORA}")

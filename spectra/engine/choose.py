@@ -1,5 +1,6 @@
 """Pick an algorithm for a pair, run it, and say which and why. Above the algorithms on purpose."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from spectra.engine import dense, factored
 from spectra.engine.decomposition import SVD
 from spectra.errors import MachineError, UsageError
-from spectra.text import listing, nearest, show
+from spectra.text import count, listing, nearest, show
 from spectra.updates import WeightPair
 
 # What `method` may be. A new engine is one file and one row: its name, and when it is taken.
@@ -15,6 +16,8 @@ METHODS = {
     "exact": "full decomposition of base and tuned: the reference",
     "auto": "the fastest method that gives the same verdicts (today: exact)",
 }
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,7 @@ class Decompositions:
 def require_method(method: str) -> str:
     """Return the engine that a method stands for, or refuse it naming the nearest right word."""
     if method not in METHODS:
-        like = nearest(method, METHODS)
-        raise UsageError(
-            f"method '{show(method)}' is unknown" + (f"; did you mean '{like}'?" if like else "") + f" "
-            f"Choose from {listing(METHODS)}."
-        )
+        raise UsageError(f"method '{show(method)}' is unknown{_did_you_mean(method, METHODS)} {_choice(METHODS)}")
     return "exact" if method == "auto" else method
 
 
@@ -48,14 +47,25 @@ def require_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        wanted = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"device '{show(device)}' is unknown. Choose auto, cpu or cuda.") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise MachineError("device 'cuda' was asked for, but torch finds no CUDA device. Use cpu or auto.")
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"device '{show(device)}' is not supported. Choose auto, cpu or cuda.")
+        hint = _did_you_mean(device, DEVICES)
+        raise UsageError(f"device '{show(device)}' is unknown{hint} {_choice(DEVICES)}") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        there = count(torch.cuda.device_count(), "CUDA device")
+        raise MachineError(f"device '{show(device)}' was asked for, but torch finds {there}. Use cpu or auto.")
+    if wanted.type not in ("cpu", "cuda"):
+        raise UsageError(f"device '{show(device)}' is not supported. {_choice(DEVICES)}")
     return device
+
+
+def _did_you_mean(word: str, choices: Iterable[str]) -> str:
+    like = nearest(word, choices)
+    return f"; did you mean '{like}'?" if like else "."
+
+
+def _choice(words: Iterable[str]) -> str:
+    return f"Choose from {listing(words)}."
 
 
 def decompose(pair: WeightPair, *, device: str = "cpu", base: SVD | None = None) -> Decompositions:

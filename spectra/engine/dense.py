@@ -4,6 +4,7 @@ LAPACK's divide and conquer (gesdd) can fail to converge on finite matrices wher
 does not. The chain is gesdd, gesvd, gesvd in float64; each answer is checked before it is believed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import scipy.linalg
@@ -15,6 +16,8 @@ from spectra.errors import DecompositionError, NonFiniteError
 
 _MAX_ELEMENTS = 2**31 - 1
 _TOLERANCE = 50.0
+_MAX_EXPONENT = 1000
+_SAFE_EXPONENT = 100  # of a factor that float32 itself holds
 _Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -24,7 +27,8 @@ def require_finite(matrix: torch.Tensor, what: str = "the matrix") -> None:
     n_bad = int(bad.sum())
     if n_bad:
         row, column = divmod(int(bad.flatten().int().argmax()), max(matrix.shape[1], 1))
-        raise NonFiniteError(f"{what} holds {n_bad} values that are NaN or infinite, first at [{row}, {column}]")
+        values = "value that is" if n_bad == 1 else "values that are"
+        raise NonFiniteError(f"{what} holds {n_bad} {values} NaN or infinite, first at [{row}, {column}]")
 
 
 def svd(matrix: torch.Tensor, *, device: str = "cpu") -> SVD:
@@ -45,20 +49,16 @@ def svd(matrix: torch.Tensor, *, device: str = "cpu") -> SVD:
     Notes
     -----
     The matrix is scaled by a power of two first, so that no entry near the ends of the range under- or
-    overflows. About `20 m n min(m, n)` operations; memory about five times the matrix.
+    overflows. Values that leave the range of float32 on the way back are returned in float64, with
+    their vectors. About `20 m n min(m, n)` operations; memory about five times the matrix.
     """
-    A = _upcast(matrix)
+    A = _prepared(matrix)
     m, n = A.shape
     if 0 in (m, n):
         return SVD(A.new_zeros(m, 0), A.new_zeros(0), A.new_zeros(0, n), 0.0, 0.0, "empty")
-    if m * n > _MAX_ELEMENTS:
-        raise DecompositionError(
-            f"{m} x {n} has more than 2^31 entries, beyond what LAPACK's 32-bit indices hold: exclude it"
-        )
-    require_finite(A)
-    A, scale = _scaled(A)
+    A, exponent = _scaled(A)
     failures = []
-    for name, attempt in _chain(device):
+    for name, attempt in _chain(A.dtype, device):
         try:
             U, S, Vh = attempt(A)
         except (LinAlgError, scipy.linalg.LinAlgError, torch.OutOfMemoryError) as fault:
@@ -66,51 +66,78 @@ def svd(matrix: torch.Tensor, *, device: str = "cpu") -> SVD:
             continue
         residual, orthogonality = check(A.to(S), U, S, Vh)
         limit = _TOLERANCE * max(m, n) ** 0.5 * torch.finfo(S.dtype).eps
-        if residual <= limit and orthogonality <= limit:
+        if residual <= limit and orthogonality <= limit and _descends(S):
+            values = _unscaled(S.cpu(), exponent)
             ran_on = device if name.startswith("cuda") else "cpu"
-            return SVD(U.cpu(), (S * scale).cpu(), Vh.cpu(), residual, orthogonality, name, ran_on)
+            return SVD(U.cpu().to(values), values, Vh.cpu().to(values), residual, orthogonality, name, ran_on)
         failures.append(f"{name}: residual {residual:.1e}, orthogonality {orthogonality:.1e}")
     raise DecompositionError(f"no decomposition of {m} x {n} could be trusted ({'; '.join(failures)})")
 
 
 def singular_values(matrix: torch.Tensor, *, device: str = "cpu") -> torch.Tensor:
-    """Return all singular values of a dense matrix, descending, in about half the time of `svd`."""
-    A = _upcast(matrix)
+    """Return all singular values of a dense matrix, descending, in about half the time of `svd`.
+
+    Raises what `svd` raises. The values are believed when their energy is that of the matrix.
+    """
+    A = _prepared(matrix)
     if A.numel() == 0:
         return A.new_zeros(0)
-    require_finite(A)
-    A, scale = _scaled(A)
+    A, exponent = _scaled(A)
     try:
         values = torch.linalg.svdvals(A.to(device)).cpu()
     except (LinAlgError, torch.OutOfMemoryError):
         return svd(matrix).S
     energy, whole = torch.linalg.vector_norm(values.double()), torch.linalg.vector_norm(A.double())
     limit = _TOLERANCE * max(A.shape) ** 0.5 * torch.finfo(A.dtype).eps
-    if not abs(energy - whole) <= limit * whole:
+    if not (abs(energy - whole) <= limit * whole and _descends(values)):
         return svd(matrix).S
-    scaled: torch.Tensor = values * scale
-    return scaled
+    return _unscaled(values, exponent)
 
 
-def _upcast(matrix: torch.Tensor) -> torch.Tensor:
-    return matrix if matrix.dtype == torch.float64 else matrix.float()
+def _prepared(matrix: torch.Tensor) -> torch.Tensor:
+    """Refuse what LAPACK cannot index, before anything is copied; then upcast, and refuse what is not finite."""
+    m, n = matrix.shape
+    if m * n > _MAX_ELEMENTS:
+        raise DecompositionError(
+            f"{m} x {n} has more than 2^31 entries, beyond what LAPACK's 32-bit indices hold: exclude it"
+        )
+    matrix = matrix.detach()
+    A = matrix if matrix.dtype == torch.float64 else matrix.float()
+    require_finite(A)
+    return A
 
 
-def _scaled(A: torch.Tensor) -> tuple[torch.Tensor, float]:
+def _scaled(A: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Divide by the power of two nearest the largest entry: exact, and undone on the values."""
     largest = A.abs().max().item()
-    if largest == 0:
-        return A, 1.0
-    exponent = torch.frexp(torch.tensor(largest, dtype=torch.float64))[1].item()
-    return torch.ldexp(A.double(), torch.tensor(-exponent)).to(A.dtype), 2.0**exponent
+    exponent = max(-_MAX_EXPONENT, min(_MAX_EXPONENT, math.frexp(largest)[1]))
+    factor = 2.0**-exponent
+    if abs(exponent) < _SAFE_EXPONENT:
+        return A * factor, exponent
+    return (A.double() * factor).to(A.dtype), exponent
 
 
-def _chain(device: str) -> Iterator[tuple[str, Callable[[torch.Tensor], _Raw]]]:
+def _unscaled(S: torch.Tensor, exponent: int) -> torch.Tensor:
+    """Undo the scaling on the values, in float64 where they leave the range in which S's own dtype is exact."""
+    values = S.double() * 2.0**exponent
+    largest, range_ = values[0].item(), torch.finfo(S.dtype)
+    if largest == float("inf"):
+        raise DecompositionError("the largest singular value is beyond the range of float64")
+    return values.to(S.dtype) if largest == 0 or range_.tiny / range_.eps <= largest <= range_.max else values
+
+
+def _descends(S: torch.Tensor) -> bool:
+    return bool((S[:-1] >= S[1:]).all()) and S[-1].item() >= 0
+
+
+def _chain(dtype: torch.dtype, device: str) -> Iterator[tuple[str, Callable[[torch.Tensor], _Raw]]]:
+    precision = str(dtype).removeprefix("torch.")
     if device != "cpu":
-        yield "cuda gesvdj or gesvd float32", lambda A: _on_device(A, device)
-    yield "gesdd float32", lambda A: _torch(A)
-    yield "gesvd float32", lambda A: _scipy(A)
-    yield "gesvd float64", lambda A: _scipy(A.double())
+        yield f"cuda gesvdj or gesvd {precision}", lambda A: _on_device(A, device)
+    yield f"gesdd {precision}", lambda A: _torch(A)
+    yield f"gesvd {precision}", lambda A: _scipy(A)
+    if dtype != torch.float64:
+        yield "gesvd float64", lambda A: _scipy(A.double())
 
 
 def _torch(A: torch.Tensor) -> _Raw:

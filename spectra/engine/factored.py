@@ -23,6 +23,7 @@ def svd(B: torch.Tensor, A: torch.Tensor) -> SVD:
     `O((m + n) r^2)` work. The residual is that of the core; the error against the dense product is a
     few units of float64 rounding.
     """
+    B, A = B.detach(), A.detach()
     require_finite(B, "the factor B")
     require_finite(A, "the factor A")
     Qb, Rb = torch.linalg.qr(B.double())

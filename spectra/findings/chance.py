@@ -1,28 +1,33 @@
-"""SP202: epsilon too close to what chance gives for a count to mean much."""
+"""SP202: a count that stands where chance alone would put it."""
 
 from spectra.findings.finding import Evidence, Raised, Rule
 from spectra.text import count
 
 _NEAR = 0.66
+_MOST = 0.5
 
 
 def _check(evidence: Evidence) -> list[Raised]:
+    """Speak where it matters: some of the count comes from such matrices, or most matrices are such."""
     near = [
         layer
         for layer in evidence.measured
         if any(side.similarity and side.null >= _NEAR * evidence.epsilon for side in layer.intruders)
     ]
-    if not near:
+    counted = sum(layer.found for layer in near)
+    if not near or not (counted or len(near) > _MOST * len(evidence.measured)):
         return []
-    worst = max(side.null for layer in near for side in layer.intruders)
+    least = min(max(side.null for side in layer.intruders) for layer in near)
+    total = sum(layer.found for layer in evidence.measured)
+    from_them = f" {counted} of the {count(total, 'intruder')} stand there." if counted else ""
     return [
         Raised(
             "info",
-            f"{count(len(near), 'matrix', 'matrices')} so small that a random direction already has similarity up to "
-            f"{worst:.2f} to the base: at epsilon = {evidence.epsilon:g} a count says little there.",
+            f"{count(len(near), 'matrix is', 'matrices are')} so small that a random direction has a similarity of "
+            f"{least:.2f} or more to the base: at epsilon = {evidence.epsilon:g} a count there says little.{from_them}",
             "Read the sweep over epsilon and the novelty instead of the count.",
             near,
-            {"largest_null": worst, "epsilon": evidence.epsilon},
+            {"least_null": least, "epsilon": evidence.epsilon, "intruders": counted},
         )
     ]
 

@@ -40,6 +40,10 @@ class Evidence:
     def measured(self) -> list[Layer]:
         return [layer for layer in self.layers if layer.ok]
 
+    @property
+    def is_adapter(self) -> bool:
+        return self.info.method != "full fine-tuning"
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -4,10 +4,10 @@ from collections import Counter
 
 from spectra.findings.finding import Evidence, Raised, Rule
 from spectra.metrics.layer import Layer
-from spectra.text import count, percent
+from spectra.text import count, percent, show
 
-_EVERYWHERE = 0.5
-_MANY = 0.2
+_MANY, _FEW = 0.2, 0.05
+_MOSTLY = 0.5
 
 
 def _check(evidence: Evidence) -> list[Raised]:
@@ -16,17 +16,14 @@ def _check(evidence: Evidence) -> list[Raised]:
         return []
     found, examined = sum(map(_real, rows)), sum(layer.examined for layer in evidence.measured)
     new = sum(side.new for layer in rows for side in layer.intruders)
-    everywhere = len(rows) > _EVERYWHERE * len(evidence.measured)
-    where = "everywhere" if everywhere else _where(rows)
     share = found / examined
-    many = share >= _MANY
-    spread = f"in {len(rows)} of {count(len(evidence.measured), 'matrix', 'matrices')}: {where}"
+    spread = f"in {len(rows)} of {count(len(evidence.measured), 'matrix', 'matrices')}{_where(rows)}"
     return [
         Raised(
-            "warning" if many else "info",
-            f"{count(found, 'intruder')} among {examined} leading directions ({percent(share)}; {new} new, "
+            "warning" if share >= _MANY else "info",
+            f"{count(found, 'intruder')} among {count(examined, 'leading direction')} ({percent(share)}; {new} new, "
             f"{found - new} rotated), {spread}.",
-            _advice(evidence, many),
+            _advice(evidence, share),
             rows,
             {"intruders": found, "examined": examined, "new": new, "share": share},
         )
@@ -43,20 +40,24 @@ def _where(rows: list[Layer]) -> str:
     for layer in rows:
         modules[layer.place.module] += _real(layer)
     module, held = modules.most_common(1)[0]
-    return f"mostly {module} ({held} of {sum(modules.values())})"
+    total = sum(modules.values())
+    if len(modules) == 1 or held > _MOSTLY * total:
+        return f", mostly in {show(module)} ({held} of {total})" if len(modules) > 1 else f", all in {show(module)}"
+    return f", spread over {len(modules)} kinds of module"
 
 
-def _advice(evidence: Evidence, many: bool) -> str:
-    if evidence.info.method == "full fine-tuning":
+def _advice(evidence: Evidence, share: float) -> str:
+    if share < _FEW:
+        return "Few: nothing to do unless the model forgets what it should not."
+    if not evidence.is_adapter:
         return (
-            "Unusual for full fine-tuning in the paper: compare with a smaller learning rate or fewer steps, "
-            "and check the base."
+            "More than the paper saw in full fine-tuning, which had hardly any. If forgetting matters, compare with a "
+            "smaller learning rate or fewer steps."
         )
-    advice = (
-        "If forgetting matters, measure it on the pre-training task, then try a higher rank, rsLoRA, alpha = 2r "
-        "or a smaller scale."
+    return (
+        "If forgetting matters, measure it on the pre-training task; a higher rank, rsLoRA, alpha = 2r or a smaller "
+        "scale leaves fewer."
     )
-    return advice if many else f"Few: nothing to do unless forgetting shows. {advice}"
 
 
 INTRUDERS = Rule("SP201", "intruders", "Shuttleworth et al., arXiv:2410.21228, Def. 3.1 and secs. 4-5", _check)

@@ -2,19 +2,24 @@
 
 import statistics
 
+from spectra.findings.almost_untrained import is_nearly_nothing
 from spectra.findings.finding import Evidence, Raised, Rule
 from spectra.metrics.layer import Layer
 from spectra.metrics.ranks import Ranks
-from spectra.text import percent
+from spectra.text import count, percent
 
 _UNUSED, _EXHAUSTED = 0.35, 0.85
 
 
 def _allotted(evidence: Evidence) -> list[tuple[Layer, Ranks, int]]:
+    """The rows that were given a rank above 1 and used it: an update that is nearly nothing is its random start."""
     return [
         (layer, layer.rank, layer.rank.allotted)
         for layer in evidence.measured
-        if layer.rank is not None and layer.rank.allotted and layer.rank.allotted > 1
+        if layer.rank is not None
+        and layer.rank.allotted is not None
+        and layer.rank.allotted > 1
+        and not is_nearly_nothing(layer)
     ]
 
 
@@ -29,10 +34,10 @@ def _unused(evidence: Evidence) -> list[Raised]:
     return [
         Raised(
             "info",
-            f"The rank is mostly unused in {len(rows)} of {len(known)} matrices: effective rank {effective:.1f} of "
-            f"r = {allotted:g} (median).",
-            f"Rank {enough} keeps 99 % of the energy of each of these updates; train again with r = {enough}, or "
-            "leave it if size does not matter.",
+            f"The rank is mostly unused in {len(rows)} of {count(len(known), 'matrix', 'matrices')}: effective rank "
+            f"{effective:.1f} of r = {allotted:g} (median).",
+            f"Rank {enough} holds 99 % of the energy of each of these updates: r = {enough} would do, where size "
+            "matters.",
             [layer for layer, _, _ in rows],
             {"median_effective": effective, "allotted": allotted, "rank_for_99": enough},
         )
@@ -48,8 +53,8 @@ def _exhausted(evidence: Evidence) -> list[Raised]:
     return [
         Raised(
             "info",
-            f"The rank is used up in {len(rows)} of {len(known)} matrices: the effective rank is {percent(used)} of r "
-            "(median).",
+            f"The rank is used up in {len(rows)} of {count(len(known), 'matrix', 'matrices')}: the effective rank is "
+            f"{percent(used)} of r (median).",
             "If the task is not learnt well enough, a higher rank has room to help (with rsLoRA, or alpha = 2r).",
             [layer for layer, _, _ in rows],
             {"median_utilisation": used},

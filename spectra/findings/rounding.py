@@ -2,12 +2,13 @@
 
 import statistics
 
-from spectra.findings.finding import Evidence, Raised, Rule
+from spectra.findings.finding import Evidence, Raised, Rule, Severity
 from spectra.metrics.layer import Layer
-from spectra.text import count, percent
+from spectra.text import count, listing, percent
 
 _HALF_PRECISION = ("bfloat16", "float16")
 _LOST = 0.5
+_MOST = 0.5
 
 
 def _half(evidence: Evidence, *, dense: bool) -> list[Layer]:
@@ -18,21 +19,24 @@ def _half(evidence: Evidence, *, dense: bool) -> list[Layer]:
     ]
 
 
+def _severity(rows: list[Layer], known: list[Layer]) -> Severity:
+    return "warning" if len(rows) > _MOST * len(known) else "info"
+
+
 def _rank_is_rounding(evidence: Evidence) -> list[Raised]:
-    rows = [
-        layer
-        for layer in _half(evidence, dense=True)
-        if layer.rank is not None and layer.rank.above_floor < layer.rank.effective / 2
-    ]
+    known = _half(evidence, dense=True)
+    rows = [layer for layer in known if layer.rank is not None and layer.rank.above_floor < layer.rank.effective / 2]
     if not rows:
         return []
     effective = statistics.median(layer.rank.effective for layer in rows if layer.rank)
     above = statistics.median(layer.rank.above_floor for layer in rows if layer.rank)
+    dtypes = listing(sorted({layer.floor.dtype for layer in rows if layer.floor}))
     return [
         Raised(
-            "warning",
-            f"In {count(len(rows), 'matrix', 'matrices')} the effective rank (median {effective:.0f}) is mostly "
-            f"rounding: only {above:.0f} singular values stand above the floor of the stored dtype.",
+            _severity(rows, known),
+            f"The effective rank cannot be told from rounding in {len(rows)} of "
+            f"{count(len(known), 'matrix', 'matrices')} stored in {dtypes}: it is {effective:.0f}, but only "
+            f"{above:.0f} singular values stand above what storing alone makes (medians).",
             "Read `above_floor` instead of the effective rank, or save the fine-tune in float32.",
             rows,
             {"median_effective": effective, "median_above_floor": above},
@@ -41,15 +45,17 @@ def _rank_is_rounding(evidence: Evidence) -> list[Raised]:
 
 
 def _lost_in_merge(evidence: Evidence) -> list[Raised]:
-    rows = [layer for layer in _half(evidence, dense=False) if layer.floor is not None and layer.floor.lost > _LOST]
+    known = _half(evidence, dense=False)
+    rows = [layer for layer in known if layer.floor is not None and layer.floor.lost > _LOST]
     if not rows:
         return []
     lost = statistics.median(layer.floor.lost for layer in rows if layer.floor)
     return [
         Raised(
-            "warning",
-            f"Merged into the base's half precision, {percent(lost)} of the entries of the update (median of "
-            f"{count(len(rows), 'matrix', 'matrices')}) are smaller than half a rounding step and vanish.",
+            _severity(rows, known),
+            f"Merged into the base's half precision, {percent(lost)} of the update's entries would vanish in "
+            f"{len(rows)} of {count(len(known), 'matrix', 'matrices')} (median): they are smaller than half a rounding "
+            "step of their weight.",
             "Keep the adapter unmerged, or merge into a float32 copy of the base.",
             rows,
             {"median_lost": lost},

@@ -1,5 +1,6 @@
 """The table of findings, and the one function that applies it."""
 
+from spectra.findings.almost_untrained import ALMOST_UNTRAINED
 from spectra.findings.chance import CHANCE
 from spectra.findings.failed import FAILED
 from spectra.findings.finding import Evidence, Finding, Rule
@@ -13,6 +14,7 @@ RULES: tuple[Rule, ...] = (
     UNTRAINED,
     FAILED,
     WRONG_BASE,
+    ALMOST_UNTRAINED,
     INTRUDERS,
     CHANCE,
     RANK_UNUSED,

@@ -12,8 +12,7 @@ def _check(evidence: Evidence) -> list[Raised]:
     total = len(evidence.layers)
     numbers = {"zero_updates": len(zero), "matrices": total}
     if len(zero) == total:
-        adapter = evidence.info.method != "full fine-tuning"
-        why = "B is still zero, as at the start of training" if adapter else "base and tuned are identical"
+        why = "B is still zero, as at the start of training" if evidence.is_adapter else "base and tuned are identical"
         return [
             Raised(
                 "error",
@@ -25,7 +24,7 @@ def _check(evidence: Evidence) -> list[Raised]:
         ]
     return [
         Raised(
-            "warning" if evidence.info.method != "full fine-tuning" else "info",
+            "warning" if evidence.is_adapter else "info",
             f"{count(len(zero), 'matrix', 'matrices')} of {total} did not change at all.",
             "Expected when they were frozen; otherwise check the target modules and the optimiser's groups.",
             zero,

@@ -14,12 +14,18 @@ def _check(evidence: Evidence) -> list[Raised]:
         return []
     ratio = statistics.median(norm.ratio for _, norm in known)
     cosine = statistics.median(norm.cosine for _, norm in known)
+    measured = f"the median update is {ratio:.2f} of its weight and the median cosine of base and tuned {cosine:.2f}"
+    if evidence.is_adapter:
+        message = f"Unusually large for an adapter: {measured}."
+        advice = "Check alpha, r and the scale against the training run, and that this is the base it was trained on."
+    else:
+        message = f"These do not look like base and fine-tune: {measured}."
+        advice = "Check that this is the very base it was trained from: a sibling of the same shape fits as well."
     return [
         Raised(
             "warning",
-            f"These do not look like base and fine-tune: the median update is {ratio:.2f} of its weight and the "
-            f"median cosine between base and tuned is {cosine:.2f}.",
-            "Check that this is the very base it was trained from: a sibling of the same shape fits as well.",
+            message,
+            advice,
             far,
             {"median_ratio": ratio, "median_cosine": cosine, "matrices": len(far)},
         )

@@ -1,21 +1,25 @@
 """The base of a comparison: its matrices by name, each with its layout, one in memory at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout, layout_of
 from spectra.loaders.header import FLOATS, TensorInfo
-from spectra.loaders.matching import is_vocabulary
+from spectra.loaders.matching import input_embedding, is_head, is_vocabulary
 from spectra.loaders.orientation import transposed_keys
+from spectra.loaders.pickle_header import unwrap_key
+from spectra.loaders.plan import Planned
 from spectra.loaders.quantization import scheme
 from spectra.loaders.source import Model, TensorSource, open_source
 from spectra.text import show
 from spectra.updates import Dense, Storage, WeightPair
 
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "logits_proj")
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def storage_of(*infos: TensorInfo) -> Storage:
@@ -25,12 +29,21 @@ def storage_of(*infos: TensorInfo) -> Storage:
 
 def refuse_packed(source: TensorSource, what: str) -> None:
     """Refuse a checkpoint whose weights are packed: its bytes are not weights."""
-    packed = scheme(source.header.tensors, source.config)
+    packed = scheme(source.header.tensors, source.config) or _declared_scheme(source)
     if packed:
         raise UnsupportedError(
             f"the {what} '{show(source.label)}' is stored packed by {packed}, which this version does not unpack. "
             "Give the unquantised checkpoint it was made from."
         )
+
+
+def _declared_scheme(source: TensorSource) -> str | None:
+    """Name the quantisation a configuration declares when some matrices are indeed no floats."""
+    declared = source.config.get("quantization_config")
+    method = declared.get("quant_method") if isinstance(declared, Mapping) else None
+    infos = source.header.tensors.values()
+    packed = any(len(info.shape) >= 2 and info.dtype not in FLOATS for info in infos)
+    return show(method) if method and packed else None
 
 
 @dataclass(slots=True)
@@ -50,8 +63,9 @@ class Base:
 
     @property
     def knows_architecture(self) -> bool:
-        """Whether orientation is known rather than read off shapes."""
-        return "transposed_modules" in self.source.config or "model_type" in self.source.config
+        """Whether orientation is known rather than read off shapes. Code from elsewhere (`auto_map`) is not known."""
+        config = self.source.config
+        return "transposed_modules" in config or ("model_type" in config and "auto_map" not in config)
 
     def layout(self, key: str) -> Layout:
         return layout_of(self.tensors[key].shape, transposed=self.transposed(key))
@@ -61,31 +75,71 @@ class Base:
         stored = (layout or self.layout(key)).to_matrix(self.source.tensor(key))
         return stored[:rows].float()
 
+    def tied_to(self, module: str) -> str | None:
+        """Return the input embedding whose weight a module shares when the base stores it only there."""
+        embedding = input_embedding(self.tensors)
+        if embedding is None:
+            return None
+        if is_head(module):
+            return embedding if _ties_head(self.source.config) else None
+        coder = module.endswith(("encoder.embed_tokens", "decoder.embed_tokens"))
+        return embedding if coder and embedding.endswith("shared.weight") else None
+
     def reason_against(self, key: str) -> str | None:
         """Say why a tensor is not a matrix that can be analysed, None when it can."""
+        alias = self.tensors[key].alias
+        return f"tied: it shares its storage with '{show(alias)}'" if alias is not None else self.unfit(key)
+
+    def unfit(self, key: str) -> str | None:
+        """Say why a tensor, shared or not, is no matrix of weights, None when it is one."""
         info = self.tensors[key]
-        if info.alias is not None:
-            return f"tied: it shares its storage with '{show(info.alias)}'"
         if len(info.shape) < 2:
             return "a vector or scalar: it has no singular vectors"
         if info.dtype not in FLOATS:
             return f"stored as {info.dtype}: not a floating-point weight"
+        if key.endswith("bias"):
+            return f"a bias or a mask of shape {list(info.shape)}, not a weight"
+        if _is_expert_stack(key, info.shape, self.source.config):
+            return "a stack of experts in one tensor, which this version does not read"
         return None
+
+
+def _ties_head(config: Mapping[str, Any]) -> bool:
+    """Return whether the output head is the input embedding: as declared, and by default where a model is declared."""
+    inner = config.get("text_config")
+    for known in (config, inner if isinstance(inner, Mapping) else {}):
+        if isinstance(known.get("tie_word_embeddings"), bool):
+            return bool(known["tie_word_embeddings"])
+    return "model_type" in config
+
+
+def _is_expert_stack(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
+    counts = [config.get(name) for name in _EXPERT_COUNTS]
+    return len(shape) == 3 and ("experts" in key.split(".") or shape[0] in counts)
 
 
 def open_base(model: Model) -> Base:
     """Open a base checkpoint, module or state dict. Packed weights are refused by name."""
-    return Base(open_source(model))
+    return Base(open_source(weights_in(model)))
 
 
-def common_rows(key: str, base: tuple[int, int], tuned: tuple[int, int], what: str) -> tuple[int, str | None]:
+def weights_in(model: Model) -> Model:
+    """Return the state dict inside a training checkpoint that was loaded into memory, else the model itself."""
+    if not isinstance(model, Mapping) or any(isinstance(value, torch.Tensor) for value in model.values()):
+        return model
+    wrapper = unwrap_key(list(model))
+    inner = model[wrapper] if wrapper else None
+    return inner if isinstance(inner, Mapping) else model
+
+
+def common_rows(key: str, base: tuple[int, ...], tuned: tuple[int, ...], what: str) -> tuple[int, str | None]:
     """Return the rows both sides have and a note when one side has more.
 
     Raises MatchError, with both shapes, when the difference is not a grown vocabulary.
     """
     if base == tuned:
         return base[0], None
-    if base[1] == tuned[1] and is_vocabulary(key):
+    if base[1:] == tuned[1:] and is_vocabulary(key):
         rows = min(base[0], tuned[0])
         more = "the tuned side" if tuned[0] > base[0] else "the base"
         return rows, f"{abs(base[0] - tuned[0])} rows that only {more} has are left out (vocabulary)"
@@ -96,26 +150,35 @@ def common_rows(key: str, base: tuple[int, int], tuned: tuple[int, int], what: s
     )
 
 
-def replaced_pair(base: Base, key: str, tuned: TensorSource, tuned_key: str) -> WeightPair:
-    """Return the pair of a weight stored in full on both sides: `dW = W - W0`, entry by entry.
+def head_of_other_size(key: str, base: tuple[int, ...], tuned: tuple[int, ...]) -> str | None:
+    """Say that a classification head was replaced by one of another size, None when it was not."""
+    if base != tuned and any(part in HEADS for part in key.split(".")):
+        return f"a head of another size: {list(base)} in the base, {list(tuned)} tuned"
+    return None
 
-    Both are upcast to float32 (float64 where either is stored so) before they are subtracted.
+
+def plan_replaced(base: Base, key: str, tuned: TensorSource, tuned_key: str) -> Planned:
+    """Plan the pair of a weight stored in full on both sides: `dW = W - W0`, entry by entry.
+
+    Raises MatchError at once when the shapes do not fit.
     """
-    info, layout = tuned.header.tensors[tuned_key], base.layout(key)
-    tuned_layout = layout_of(info.shape, transposed=layout.kind == "transposed")
-    rows, note = common_rows(key, layout.shape, tuned_layout.shape, "the tuned weight")
-    if rows != layout.shape[0]:
-        layout = Layout(layout.kind, (rows, *layout.stored_shape[1:]))
-    wide = torch.float64 if "float64" in (info.dtype, base.tensors[key].dtype) else torch.float32
-    before = layout_of(base.tensors[key].shape, transposed=layout.kind == "transposed")
-    W0 = before.to_matrix(base.source.tensor(key))[:rows].to(wide)
-    W = tuned_layout.to_matrix(tuned.tensor(tuned_key))[:rows].to(wide)
-    return WeightPair(
-        key=key,
-        base=W0.float(),
-        update=Dense((W - W0).float()),
-        layout=layout,
-        base_storage=storage_of(base.tensors[key]),
-        update_storage=storage_of(info),
-        notes=(note,) if note else (),
-    )
+    before, after = base.tensors[key], tuned.header.tensors[tuned_key]
+    rows, note = common_rows(key, before.shape, after.shape, "the tuned weight")
+    transposed = base.transposed(key)
+    whole, other = layout_of(before.shape, transposed=transposed), layout_of(after.shape, transposed=transposed)
+    wide = torch.float64 if "float64" in (before.dtype, after.dtype) else torch.float32
+
+    def build() -> WeightPair:
+        W0 = whole.to_matrix(base.source.tensor(key))[: rows if note else None].to(wide)
+        W = other.to_matrix(tuned.tensor(tuned_key))[: rows if note else None].to(wide)
+        return WeightPair(
+            key=key,
+            base=W0.float(),
+            update=Dense((W - W0).float()),
+            layout=whole.cut(rows) if note else whole,
+            base_storage=storage_of(before),
+            update_storage=storage_of(after),
+            notes=(note,) if note else (),
+        )
+
+    return Planned(key, build)

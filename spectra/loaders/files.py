@@ -1,19 +1,40 @@
 """Files as they are found on disk: regular, inside their folder, and what they really are."""
 
+import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
+from typing import IO
 
 from spectra.errors import FormatError, InputError, UnsafeFileError
 from spectra.text import nearest, show
 
+HEAD = 512  # enough to recognise every kind of file below
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path is there. A name that the system cannot hold or look up is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names in a folder. Raises InputError where it cannot be listed."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError as fault:
+        raise InputError(f"the folder '{show(folder.name)}' cannot be listed: {fault.strerror}.") from None
+
 
 def require_exists(path: Path) -> None:
     """Raise InputError naming the nearest file when `path` does not exist."""
-    if path.exists():
+    if exists(path):
         return
     folder = path.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    like = nearest(path.name, names)
+    like = nearest(path.name, names_in(folder)) if exists(folder) and folder.is_dir() else None
     hint = f" Did you mean '{show(folder / like)}'?" if like else ""
     if not path.is_absolute() and str(path).count("/") == 1 and not like:
         hint = f" If it is a model of the Hub, download it first: hf download {show(path)}"
@@ -26,17 +47,35 @@ def require_regular(path: Path) -> int:
         status = path.stat()
     except FileNotFoundError:
         raise InputError(f"'{show(path.name)}' does not exist in '{show(path.parent.name)}'.") from None
-    except OSError as fault:
-        raise InputError(f"'{show(path.name)}' cannot be read: {fault.strerror}.") from None
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "its name is not one a file can have"
+        raise InputError(f"'{show(path.name)}' cannot be read: {reason}.") from None
     if not stat.S_ISREG(status.st_mode):
         raise UnsafeFileError(f"'{show(path.name)}' is not a regular file, so it is not opened.")
     return status.st_size
 
 
+@contextmanager
+def open_regular(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading. Never waits: a pipe put in its place meanwhile is refused too."""
+    require_regular(path)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as fault:
+        raise InputError(f"'{show(path.name)}' cannot be read: {fault.strerror}.") from None
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UnsafeFileError(f"'{show(path.name)}' is not a regular file, so it is not read.")
+        try:
+            yield file
+        except OSError as fault:
+            raise InputError(f"'{show(path.name)}' cannot be read: {fault.strerror or fault}.") from None
+
+
 def require_plain_name(name: object, suffix: str, where: str) -> str:
     """Return a shard's file name from an index if it names a file beside that index, else refuse it."""
     if not isinstance(name, str):
-        raise FormatError(f"{where} gives {show(name)!r} as a file name; it must be a text.")
+        raise FormatError(f"{where} gives {show(repr(name), 40)} as a file name; it must be a text.")
     parsed = PureWindowsPath(name)
     inside = len(parsed.parts) == 1 and not parsed.drive and not parsed.root and name not in (".", "..")
     if not inside or "\x00" in name or ":" in name:
@@ -49,7 +88,7 @@ def require_plain_name(name: object, suffix: str, where: str) -> str:
 
 
 def what_it_is_instead(head: bytes) -> str | None:
-    """Say what a file that is not weights really is, judged by its first bytes."""
+    """Say what a file that is not weights really is, judged by its first `HEAD` bytes."""
     if not head:
         return "it is empty"
     if head.startswith(b"version https://git-lfs"):
@@ -60,4 +99,6 @@ def what_it_is_instead(head: bytes) -> str | None:
         return "it is a NumPy array (.npy): save the tensors as safetensors instead"
     if head.startswith(b"GGUF"):
         return "it is GGUF, which this version does not read: use the safetensors of the same model"
+    if head[257:262] == b"ustar":
+        return "it is a tar archive, as torch wrote long ago: load it where it was made and save it as safetensors"
     return None

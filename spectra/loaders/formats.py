@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spectra.errors import FormatError, InputError, UnsupportedError
+from spectra.errors import FormatError, InputError, UnsafeFileError, UnsupportedError
 from spectra.loaders import pickle_header, safetensors_header, strict_json
 from spectra.loaders.files import (
+    HEAD,
+    exists,
+    names_in,
+    open_regular,
     require_exists,
     require_plain_name,
-    require_regular,
     what_it_is_instead,
 )
 from spectra.loaders.header import Header, TensorInfo
-from spectra.text import listing, show
+from spectra.text import count, listing, show
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,10 @@ class Container:
     read: Callable[[Path], Header]
 
 
+# In this order: the length that opens a safetensors file may look like the start of a pickle.
 CONTAINERS = (
-    Container("torch pickle", pickle_header.sniff, pickle_header.read),
     Container("safetensors", safetensors_header.sniff, safetensors_header.read),
+    Container("torch pickle", pickle_header.sniff, pickle_header.read),
 )
 
 # In the order of preference: safetensors beside a pickle always wins, a single file beats shards.
@@ -42,15 +46,15 @@ WEIGHT_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+INDEX_SUFFIX = ".index.json"
 ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def read_file(path: Path) -> Header:
     """Read the header of one weights file, whatever its name says it is."""
-    require_regular(path)
-    with path.open("rb") as file:
-        head = file.read(64)
+    with open_regular(path) as file:
+        head = file.read(HEAD)
     for container in CONTAINERS:
         if container.sniff(head):
             return container.read(path)
@@ -69,59 +73,100 @@ def read_weights(path: Path, names: tuple[str, ...] = WEIGHT_NAMES) -> Header:
     """
     require_exists(path)
     if not path.is_dir():
-        return _read_index(path) if path.name.endswith(".index.json") else read_file(path)
-    present = [name for name in names if (path / name).exists()]
+        return _read_index(path) if path.name.endswith(INDEX_SUFFIX) else read_file(path)
+    present = [name for name in names if exists(path / name)]
     if not present:
-        return read_file(_only_weights_file(path))
+        return _read_unnamed(path)
     chosen = path / present[0]
-    header = _read_index(chosen) if chosen.name.endswith(".index.json") else read_file(chosen)
+    header = _read_index(chosen) if chosen.name.endswith(INDEX_SUFFIX) else read_file(chosen)
+    return _beside(header, path, present)
+
+
+def _beside(header: Header, folder: Path, present: list[str]) -> Header:
+    """Note which weights of a folder were not read, because others came first."""
     if len(present) == 1:
         return header
-    note = f"{listing(present)} are all in '{show(path.name)}': {present[0]} is read, the others are not"
+    note = f"{listing(present)} are all in '{show(folder.name)}': {show(present[0])} is read, the others are not"
     return replace(header, notes=(*header.notes, note))
 
 
-def _only_weights_file(folder: Path) -> Path:
-    found = sorted(entry for entry in folder.iterdir() if entry.suffix in WEIGHT_SUFFIXES)
-    if len(found) == 1:
-        return found[0]
+def _read_unnamed(folder: Path) -> Header:
+    """Read the only weights file of a folder, or the only safetensors file beside pickles."""
+    inside = names_in(folder)
+    found = [name for name in inside if Path(name).suffix in WEIGHT_SUFFIXES]
+    safe = [name for name in found if name.endswith(".safetensors")]
+    if len(safe) == 1 or len(found) == 1:
+        chosen = (safe or found)[0]
+        return _beside(read_file(folder / chosen), folder, [chosen, *(name for name in found if name != chosen)])
+    where = f"the folder '{show(folder.name)}' holds"
     if not found:
-        inside = listing(sorted(entry.name for entry in folder.iterdir()), 5) or "nothing"
         raise InputError(
-            f"the folder '{show(folder.name)}' holds no weights ({inside}). Expected one of {listing(WEIGHT_NAMES)}."
+            f"{where} no weights ({listing(inside, 5) or 'nothing'}). Expected one of {listing(WEIGHT_NAMES)}."
         )
-    if any("-of-" in entry.name for entry in found):
+    if any("-of-" in name for name in found):
         raise InputError(
-            f"the folder '{show(folder.name)}' holds shards without their index "
-            f"({listing((entry.name for entry in found), 3)}). Add the .index.json written with them."
+            f"{where} shards without their index ({listing(found, 3)}). Add the .index.json written with them."
         )
-    raise InputError(
-        f"the folder '{show(folder.name)}' holds several weights files "
-        f"({listing(entry.name for entry in found)}). Name the one to read."
-    )
+    raise InputError(f"{where} several weights files ({listing(found)}). Name the one to read.")
 
 
 def _read_index(path: Path) -> Header:
     where = show(path.name)
-    weight_map = strict_json.read(path).get("weight_map")
+    weight_map = strict_json.read(path, strict_json.MAX_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(f"{where} has no weight_map.")
-    suffix = ".bin" if path.name.endswith(".bin.index.json") else ".safetensors"
+        raise FormatError(f"{where} has no weight_map: it does not say which tensor is in which shard.")
+    suffix = ".bin" if path.name.endswith(".bin" + INDEX_SUFFIX) else ".safetensors"
     placed = {key: require_plain_name(name, suffix, where) for key, name in weight_map.items()}
-    missing = [name for name in dict.fromkeys(placed.values()) if not (path.parent / name).exists()]
+    listed = list(dict.fromkeys(placed.values()))
+    here = [name for name in listed if exists(path.parent / name)]
+    missing = sorted(set(listed).difference(here))
+    shards, broken = {}, []
+    for name in here:
+        try:
+            shards[name] = read_file(path.parent / name)
+        except UnsafeFileError:
+            raise
+        except InputError as fault:
+            broken.append(fault)
+    absent = [
+        f"{show(key)} ({show(name)})"
+        for key, name in placed.items()
+        if name in shards and key not in shards[name].tensors
+    ]
+    _require_whole(where, len(listed), missing, broken, absent)
+    return _merged(where, placed, shards, _unlisted(path, suffix, listed))
+
+
+def _require_whole(where: str, total: int, missing: list[str], broken: list[InputError], absent: list[str]) -> None:
+    """Raise one error with everything that is wrong with the shards of an index."""
+    if broken and not missing and not absent and len(broken) == 1:
+        raise broken[0]
+    wrong = []
     if missing:
-        raise FormatError(f"{where}: {len(missing)} of its shards are missing: {listing(missing)}.")
-    shards = {name: read_file(path.parent / name) for name in dict.fromkeys(placed.values())}
-    return _merged(where, placed, shards)
-
-
-def _merged(where: str, placed: dict[str, str], shards: dict[str, Header]) -> Header:
-    absent = [f"{show(key)} ({show(name)})" for key, name in placed.items() if key not in shards[name].tensors]
+        wrong.append(f"{count(len(missing), 'shard')} of {total} missing ({listing(missing)})")
     if absent:
-        raise FormatError(f"{where}: {len(absent)} tensors are not in their shard: {listing(absent, 5)}.")
+        wrong.append(f"{count(len(absent), 'tensor')} not in the shard it names ({listing(absent, 5)})")
+    if broken:
+        wrong.append(f"{count(len(broken), 'shard')} unreadable ({listing(broken, 3)})")
+    if wrong:
+        raise FormatError(f"{where}: {'; '.join(wrong)}. Download what is missing or broken again.")
+
+
+def _unlisted(path: Path, suffix: str, listed: list[str]) -> list[str]:
+    beside = {name for name in names_in(path.parent) if "-of-" in name and name.endswith(suffix)}
+    return sorted(beside.difference(listed))
+
+
+def _merged(where: str, placed: dict[str, str], shards: dict[str, Header], unlisted: list[str]) -> Header:
+    containers = {header.container for header in shards.values()}
+    if len(containers) > 1:
+        raise FormatError(f"{where}: its shards are of different formats ({listing(sorted(containers))}).")
     tensors: dict[str, TensorInfo] = {key: shards[name].tensors[key] for key, name in placed.items()}
     stray = [key for header in shards.values() for key in header.tensors if key not in placed]
-    notes = (f"{where} does not list {listing(stray, 5)}: not read",) if stray else ()
+    notes = []
+    if stray:
+        notes.append(f"{where} does not list {listing(stray, 5)}: not read")
+    if unlisted:
+        notes.append(f"{where} names no tensor of {listing(unlisted, 5)}: not read")
     files = tuple(header.files[0] for header in shards.values())
-    container = next(iter(shards.values())).container
-    return Header(f"{container}, {len(shards)} shards", files, tensors, notes=notes)
+    return Header(f"{containers.pop()}, {count(len(shards), 'shard')}", files, tensors, notes=tuple(notes))

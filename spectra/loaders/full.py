@@ -2,71 +2,97 @@
 
 from collections.abc import Mapping
 
-from spectra.errors import MatchError
-from spectra.loaders.base import HEADS, Base, refuse_packed, replaced_pair
+from spectra.errors import UnsupportedError
+from spectra.loaders.base import Base, head_of_other_size, plan_replaced, refuse_packed, weights_in
 from spectra.loaders.header import TensorInfo
-from spectra.loaders.matching import find_prefix, unmatched
-from spectra.loaders.plan import Plan, Planned, TunedInfo
+from spectra.loaders.matching import find_prefix, plain, unmatched
+from spectra.loaders.methods import FULL, Fate, recognise
+from spectra.loaders.plan import Plan, TunedInfo
 from spectra.loaders.source import Model, open_source
-from spectra.text import show
-
-ADAPTER_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "lora_embedding_A", ".hada_w1", ".lokr_w1")
+from spectra.text import listing, show
 
 
 def plan_full(model: Model, base: Base) -> Plan:
-    """Match a full checkpoint to its base. Everything left out is in `skipped` with its reason."""
-    tuned = open_source(model)
-    refuse_packed(tuned, "tuned checkpoint")
+    """Match a full checkpoint to its base. Everything left out is in `skipped` with its reason.
+
+    Raises UnsupportedError, naming the method, when the file holds an adapter; MatchError when nothing
+    matches or shapes disagree.
+    """
+    tuned = open_source(weights_in(model))
     names = tuned.header.tensors
-    _refuse_adapter(names, tuned.label)
     plan = Plan(_info(tuned.label, names), tuned)
-    analysable = [key for key in base.tensors if base.reason_against(key) is None]
-    matrices = [key for key, info in names.items() if len(info.shape) >= 2]
-    rule = find_prefix(matrices, analysable, f"'{show(tuned.label)}'")
-    placed = {rule(key): key for key in names if key.startswith(rule.strip)}
-    if not any(key in placed for key in analysable):
-        raise unmatched(matrices, analysable, f"the matrices of '{show(tuned.label)}'")
-    if rule.strip or rule.add:
-        plan.notes.append(f"the tuned names match the base {rule}")
+    placed = _place(plan, base)
+    used = set(placed.values())
+    strange = {key: info for key, info in names.items() if key not in used}
+    _refuse_adapter(strange, tuned.label)
+    refuse_packed(tuned, "tuned checkpoint")
+    if not any(base.reason_against(key) is None for key in placed):
+        raise unmatched(_matrices(names), _analysable(base), f"the matrices of '{show(tuned.label)}'")
     for key in base.tensors:
-        _place(key, placed.get(key), base, plan)
-    for key in names:
-        if rule(key) not in base.tensors or not key.startswith(rule.strip):
-            alias = names[key].alias
-            plan.skip(key, f"tied: it shares its storage with '{show(alias)}'" if alias else "not in the base")
+        _plan_key(key, placed, base, plan)
+    for key, info in strange.items():
+        plan.skip(key, _why_strange(key, info, base))
     return plan
 
 
-def _place(key: str, tuned_key: str | None, base: Base, plan: Plan) -> None:
-    reason = base.reason_against(key)
-    if reason is None and tuned_key is None:
-        reason = "not in the tuned checkpoint"
-    if reason is None and tuned_key is not None:
-        reason = _head_of_other_size(key, tuned_key, base, plan)
-    if reason is not None or tuned_key is None:
-        plan.skip(key, reason or "not in the tuned checkpoint")
+def _place(plan: Plan, base: Base) -> dict[str, str]:
+    """Return the tuned name of every base name that the tuned side has."""
+    names, homes = plan.source.header.tensors, {plain(key): key for key in base.tensors}
+    matrices, analysable = map(plain, _matrices(names)), map(plain, _analysable(base))
+    rule = find_prefix(list(matrices), list(analysable), f"'{show(plan.source.label)}'")
+    if rule.strip or rule.add:
+        plan.notes.append(f"the tuned names match the base {rule}")
+    found = {rule(plain(key)): key for key in names if plain(key).startswith(rule.strip)}
+    placed = {homes[name]: key for name, key in found.items() if name in homes}
+    for key, info in base.tensors.items():
+        if info.alias is not None and info.alias not in placed and key in placed:
+            placed[info.alias] = placed.pop(key)  # the tuned side keeps a shared weight under another of its names
+    return placed
+
+
+def _matrices(names: Mapping[str, TensorInfo]) -> list[str]:
+    return [key for key, info in names.items() if len(info.shape) >= 2]
+
+
+def _analysable(base: Base) -> list[str]:
+    return [key for key in base.tensors if base.reason_against(key) is None]
+
+
+def _plan_key(key: str, placed: Mapping[str, str], base: Base, plan: Plan) -> None:
+    names, tuned_key, alias = plan.source.header.tensors, placed.get(key), base.tensors[key].alias
+    if tuned_key is None:
+        plan.skip(key, base.reason_against(key) or "not in the tuned checkpoint")
         return
-    shapes = base.tensors[key].shape, plan.source.header.tensors[tuned_key].shape
-    if len(shapes[0]) != len(shapes[1]):
-        raise MatchError(f"'{show(key)}': the base is {list(shapes[0])} and the tuned weight {list(shapes[1])}.")
-    source = plan.source
-    plan.add(Planned(key, lambda: replaced_pair(base, key, source, tuned_key)))
+    untied = alias in placed and names[tuned_key].alias is None  # in the base one storage, by now two
+    reason = base.unfit(key) if untied else base.reason_against(key)
+    reason = reason or head_of_other_size(key, base.tensors[key].shape, names[tuned_key].shape)
+    if reason is not None:
+        plan.skip(key, reason)
+        return
+    plan.add(plan_replaced(base, key, plan.source, tuned_key))
 
 
-def _head_of_other_size(key: str, tuned_key: str, base: Base, plan: Plan) -> str | None:
-    before, after = base.tensors[key].shape, plan.source.header.tensors[tuned_key].shape
-    if before != after and any(part in HEADS for part in key.split(".")):
-        return f"a head of another size: {list(before)} in the base, {list(after)} tuned"
-    return None
+def _why_strange(key: str, info: TensorInfo, base: Base) -> str:
+    if info.alias is not None:
+        return f"tied: it shares its storage with '{show(info.alias)}'"
+    tied = base.tied_to(plain(key).removesuffix(".weight"))
+    return f"in the base it is tied to '{show(tied)}' and not stored" if tied else "not in the base"
 
 
-def _refuse_adapter(names: Mapping[str, TensorInfo], label: str) -> None:
-    marked = next((key for key in names if any(mark in key for mark in ADAPTER_MARKS)), None)
-    if marked:
-        raise MatchError(
-            f"'{show(label)}' holds adapter tensors such as '{show(marked)}' but no adapter_config.json, which "
-            "gives alpha and r. Give the folder that PEFT's save_pretrained wrote."
-        )
+def _refuse_adapter(strange: Mapping[str, TensorInfo], label: str) -> None:
+    methods = recognise(strange).methods
+    if not strange or methods == (FULL,):
+        return
+    example = next((key for key, info in strange.items() if len(info.shape) > 1), next(iter(strange)))
+    remedy = "Merge it with its own library and diagnose the merged model as a full fine-tune."
+    if any(method.fate is Fate.READ for method in methods):
+        remedy = "Give the folder that PEFT's save_pretrained wrote: its adapter_config.json says alpha and r."
+    elif all(method.fate is Fate.NONE for method in methods):
+        remedy = "It has no weight update to analyse."
+    raise UnsupportedError(
+        f"'{show(label)}' is no full checkpoint: it holds {listing(method.name for method in methods)}, in tensors "
+        f"such as '{show(example)}'. {remedy}"
+    )
 
 
 def _info(label: str, names: Mapping[str, TensorInfo]) -> TunedInfo:

@@ -1,8 +1,9 @@
 """Match the tensor names of a tuned model to those of its base, without building either model.
 
-Two files of one model differ by a prefix at most: a wrapper in front (`bert.`, `model.`,
+Two files of one model differ by a prefix at most: a part in front (`bert.`, `model.`,
 `base_model.model.`) is there in one and not in the other. The rule that matches the most names is
-taken for all of them; two rules that match equally well are an ambiguity, never a guess.
+taken for all of them, names as they are before any other; two rules that match equally well are an
+ambiguity, never a guess. What torch's own wrappers put into a name is no part of it.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -12,11 +13,21 @@ from fnmatch import fnmatchcase
 from spectra.errors import MatchError
 from spectra.text import listing, nearest, show
 
-TIED_HEADS = ("lm_head", "embed_out", "cls.predictions.decoder", "output_projection")
+TIED_HEADS = (
+    "lm_head", "lm_head.decoder", "embed_out", "predictions.decoder", "output_projection", "vocab_projector",
+    "generator_lm_head",
+)  # fmt: skip
 INPUT_EMBEDDINGS = (
     "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared", "tokens_embed",
+    "token_embedding",
 )  # fmt: skip
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DEPTH = 3
+
+
+def plain(name: str) -> str:
+    """Return a name without the parts that torch.compile, FSDP and activation checkpointing add."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +56,24 @@ def _leading(names: Iterable[str]) -> set[str]:
 def find_prefix(names: Collection[str], known: Collection[str], what: str) -> Prefix:
     """Return the prefix rule under which most of `names` are among `known`.
 
-    Raises MatchError when two rules match equally many and neither is simpler.
+    Raises MatchError when two rules match equally many and lead to different places.
     """
-    known_set = set(known)
-
-    def matched(rule: Prefix) -> int:
-        return sum(name.startswith(rule.strip) and rule(name) in known_set for name in names)
-
-    identity = Prefix("", "")
-    best, ties = (matched(identity), 0, identity), [identity]
-    if best[0] == len(names):
+    known_set, identity = set(known), Prefix("", "")
+    if known_set.issuperset(names):
         return identity
     rules = [Prefix("", add) for add in _leading(known)] + [Prefix(strip, "") for strip in _leading(names)]
     rules += [Prefix("module.", add) for add in _leading(known)]
-    for rule in rules:
-        score = matched(rule), -len(rule.strip + rule.add)
-        if score > best[:2]:
-            best, ties = (*score, rule), [rule]
-        elif score[0] == best[0] and score[0] and rule not in ties:
-            ties.append(rule)
-    outcomes = {tuple(sorted(map(rule, names))) for rule in ties if matched(rule) == best[0]}
-    if len(outcomes) > 1 and best[0]:
+    placed = {rule: {rule(name) for name in names if name.startswith(rule.strip)} & known_set for rule in rules}
+    most = max(len(found) for found in placed.values())
+    if len(placed[identity]) == most:
+        return identity
+    best = sorted((rule for rule in rules if len(placed[rule]) == most), key=lambda rule: len(rule.strip + rule.add))
+    if any(placed[rule] != placed[best[0]] for rule in best):
         raise MatchError(
             f"the names of {what} fit the base in more than one way: "
-            f"{listing([str(rule) for rule in ties], 3)}. Give the one part of the base that was tuned."
+            f"{listing(dict.fromkeys(map(str, best)), 3)}. Give the one part of the base that was tuned."
         )
-    return best[2]
+    return best[0]
 
 
 def unmatched(names: Collection[str], known: Collection[str], what: str) -> MatchError:
@@ -86,10 +89,13 @@ def unmatched(names: Collection[str], known: Collection[str], what: str) -> Matc
     )
 
 
-def tied_embedding(module: str, known: Collection[str]) -> str | None:
-    """Return the input embedding that an output head shares when the base stores it only once."""
-    if not any(module == head or module.endswith("." + head) for head in TIED_HEADS):
-        return None
+def is_head(module: str) -> bool:
+    """Return whether a module is an output head, which may share the weight of the input embedding."""
+    return any(module == head or module.endswith("." + head) for head in TIED_HEADS)
+
+
+def input_embedding(known: Collection[str]) -> str | None:
+    """Return the one input embedding among these tensor names, None when there is none or several."""
     found = [key for key in known if any(key.endswith(f"{name}.weight") for name in INPUT_EMBEDDINGS)]
     return found[0] if len(found) == 1 else None
 

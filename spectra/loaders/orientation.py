@@ -1,7 +1,8 @@
 """Which weights lie transposed in their file: the Conv1D of GPT-2 and its relatives, `[in, out]`.
 
 Shapes alone cannot tell for square weights, so the architecture decides: the live module's class,
-the configuration's `model_type`, or a fused `c_attn` that is wider than it is tall.
+the configuration's `model_type` (also that of a part, as the decoder of an image captioner), or a
+fused `c_attn` that is three times as wide as it is tall.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from spectra.loaders.header import TensorInfo
 
-CONV1D_MODULES = ("c_attn", "c_proj", "c_fc", "q_attn")
+CONV1D_MODULES = ("c_attn", "c_proj", "c_fc", "c_fc2", "q_attn")
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder")
 
 
@@ -19,11 +20,14 @@ def transposed_keys(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
     if isinstance(live, list):
         named = {f"{module}.weight" for module in live}
         return named.__contains__
-    model_type = config.get("model_type")
-    conv1d = model_type in CONV1D_MODELS if isinstance(model_type, str) else _looks_like_gpt2(tensors)
-    if not conv1d:
+    if not (_declares_conv1d(config) or _looks_like_gpt2(tensors)):
         return lambda _: False
     return lambda key: key.removesuffix(".weight").rpartition(".")[2] in CONV1D_MODULES
+
+
+def _declares_conv1d(config: Mapping[str, Any]) -> bool:
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    return any(part.get("model_type") in CONV1D_MODELS for part in parts)
 
 
 def _looks_like_gpt2(tensors: Mapping[str, TensorInfo]) -> bool:

@@ -6,10 +6,12 @@ from types import TracebackType
 from typing import Self
 
 from spectra.errors import InputError, MatchError
+from spectra.loaders.adapters.beside import adapters_below
 from spectra.loaders.adapters.config import CONFIG_NAME
 from spectra.loaders.adapters.folder import plan_adapter
 from spectra.loaders.base import Base, open_base
-from spectra.loaders.files import require_exists
+from spectra.loaders.files import exists, require_exists
+from spectra.loaders.formats import WEIGHT_NAMES, WEIGHT_SUFFIXES
 from spectra.loaders.full import plan_full
 from spectra.loaders.header import Header
 from spectra.loaders.matching import selector
@@ -30,6 +32,7 @@ class Pairs:
         self.base = base
         self.info: TunedInfo = plan.info
         self.keys: tuple[str, ...] = tuple(chosen)
+        self._chosen = frozenset(chosen)
         self.skipped: list[Skipped] = list(skipped)
         self.notes: tuple[str, ...] = (*base.source.header.notes, *plan.source.header.notes, *plan.notes)
         self._plan = plan
@@ -40,15 +43,18 @@ class Pairs:
         return self._plan.source.header
 
     def pair(self, key: str) -> WeightPair:
-        """Read the pair of one base key. Raises InputError naming the nearest key when it is not here."""
-        if key not in self.keys:
-            like = nearest(key, self.keys)
-            hint = f" Did you mean '{show(like)}'?" if like else ""
-            raise InputError(f"'{show(key)}' is not among the analysed weights.{hint}")
-        return self._plan.pairs[key].build()
+        """Read the pair of one base key. Raises InputError saying why a key was skipped, or naming the nearest."""
+        if key in self._chosen:
+            return self._plan.pairs[key].build()
+        reason = dict(self.skipped).get(key)
+        if reason is not None:
+            raise InputError(f"'{show(key)}' is not analysed: {reason}.")
+        like = nearest(key, self.keys)
+        hint = f" Did you mean '{show(like)}'?" if like else ""
+        raise InputError(f"'{show(key)}' is not among the analysed weights.{hint}")
 
     def __iter__(self) -> Iterator[WeightPair]:
-        return (self.pair(key) for key in self.keys)
+        return (self._plan.pairs[key].build() for key in self.keys)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,10 +117,12 @@ def _plan(tuned: Model, base: Base, allow_unmatched: bool) -> Plan:
     if isinstance(tuned, str | Path):
         path = Path(tuned)
         require_exists(path)
-        if path.is_file() and path.name.startswith("adapter_") and (path.parent / CONFIG_NAME).exists():
-            path = path.parent
-        if (path / CONFIG_NAME).exists():
+        if path.is_file() and path.name not in WEIGHT_NAMES and exists(path.parent / CONFIG_NAME):
             return plan_adapter(path, base, allow_unmatched=allow_unmatched)
+        if path.is_dir() and exists(path / CONFIG_NAME):
+            plan = plan_adapter(path, base, allow_unmatched=allow_unmatched)
+            plan.notes.extend(_full_beside(path))
+            return plan
         _suggest_subfolder(path)
         return plan_full(path, base)
     if isinstance(tuned, Mapping) or hasattr(tuned, "state_dict"):
@@ -122,11 +130,14 @@ def _plan(tuned: Model, base: Base, allow_unmatched: bool) -> Plan:
     raise InputError(f"a {type(tuned).__name__} is neither a path, a torch.nn.Module nor a state dict.")
 
 
+def _full_beside(folder: Path) -> list[str]:
+    found = [name for name in WEIGHT_NAMES if exists(folder / name)]
+    return [f"{listing(found)} beside the adapter: the adapter is read, not the model"] if found else []
+
+
 def _suggest_subfolder(path: Path) -> None:
-    if not path.is_dir() or any(entry.suffix in (".safetensors", ".bin", ".json") for entry in path.iterdir()):
-        return
-    below = sorted(entry.parent.name for entry in path.glob(f"*/{CONFIG_NAME}"))
-    if below:
+    below = adapters_below(path)
+    if below and not any(entry.suffix in (*WEIGHT_SUFFIXES, ".json") for entry in path.iterdir()):
         raise InputError(
             f"'{show(path.name)}' holds adapters in its subfolders ({listing(below, 5)}). Name one of them."
         )

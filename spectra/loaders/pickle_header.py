@@ -1,76 +1,27 @@
-"""The contents of a torch pickle, named without unpickling: nothing in the file is executed.
+"""The contents of a file written by `torch.save`, named and checked without loading it.
 
-The opcodes are walked with `pickletools` on a symbolic stack, where a call is only a note of what
-would be called. That gives names, shapes and dtypes, and every global the file would import: one
-outside torch's tensor rebuilding is refused, by name.
+Two containers: a zip archive, and the run of five pickles that torch wrote before 1.6. Both are
+followed by `pickle_walk`; what remains for torch's own loader is to map tensors already checked.
 """
 
 import hashlib
-import pickletools
-import tarfile
+import io
+import struct
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from spectra.errors import FormatError, UnsafeFileError, UnsupportedError
-from spectra.loaders.files import require_regular, what_it_is_instead
+from spectra.loaders.files import HEAD, open_regular, what_it_is_instead
 from spectra.loaders.header import BITS, FileRecord, Header, TensorInfo
+from spectra.loaders.pickle_walk import MAX_PICKLE, Call, Global, Tensor, walk
 from spectra.text import listing, show
 
-MAX_PICKLE = 64 * 2**20
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-STORAGES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
-    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
-}  # fmt: skip
+_LEGACY_NUMBER = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # after the two bytes of the protocol
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_SAFE = {
-    "collections OrderedDict", "torch Size", "torch device", "_codecs encode", "torch.nn.parameter Parameter",
-    "torch._tensor _rebuild_from_type_v2", "torch Tensor", "torch.storage UntypedStorage",
-    "torch.serialization _get_layout", "torch.storage TypedStorage", "builtins set", "collections Counter",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Global:
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    function: Any
-    arguments: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    dtype: str
-    key: str
-    elements: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    dtype: str
-
-    @property
-    def reach(self) -> int:
-        """Elements of the storage up to the last one that this view touches."""
-        if 0 in self.shape:
-            return 0
-        steps = zip(self.shape, self.stride, strict=True)
-        return self.offset + 1 + sum((extent - 1) * step for extent, step in steps)
-
-
-_MARK = object()
+_ZIP_FAULTS = (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, struct.error)
+_DESCRIPTORS = (0, 12, 16, 20, 24)
 
 
 def sniff(head: bytes) -> bool:
@@ -80,322 +31,114 @@ def sniff(head: bytes) -> bool:
 
 def is_legacy(path: Path) -> bool:
     """Return whether this is the format torch wrote before 1.6, which cannot be memory-mapped."""
-    with path.open("rb") as file:
-        return file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC
+    with open_regular(path) as file:
+        return _is_legacy(file.read(HEAD))
+
+
+def _is_legacy(head: bytes) -> bool:
+    return head[:1] == b"\x80" and head[2:].startswith(_LEGACY_NUMBER)
 
 
 def read(path: Path) -> Header:
     """Read what a torch pickle declares, and refuse it when it would do more than rebuild tensors.
 
     Raises UnsafeFileError for foreign globals, compressed members and tensors larger than their
-    storage; FormatError for truncated files; UnsupportedError for a tar or another archive.
+    storage; FormatError for damaged files; UnsupportedError for another kind of pickle or archive.
     """
-    size = require_regular(path)
     name = show(path.name)
-    with path.open("rb") as file:
-        head = file.read(512)
-        instead = what_it_is_instead(head)
-        if instead:
-            raise FormatError(f"{name} holds no weights: {instead}.")
+    with open_regular(path) as file:
+        head = file.read(HEAD)
+        size = file.seek(0, 2)
         file.seek(0)
         if head.startswith(b"PK"):
-            pickled, root, globals_, stored = _read_zip(file, size, name)
-        elif head.startswith(LEGACY_MAGIC):
-            pickled, root, globals_, stored = _read_legacy(file, name)
+            pickled, root, stored = _read_zip(file, size, name)
+        elif _is_legacy(head):
+            pickled, root, stored = _read_legacy(file, size, name)
         elif head.startswith(b"\x80"):
-            _, globals_ = _walk(_limited(file, name), name)
-            _refuse_globals(globals_, name)
-            raise UnsupportedError(f"{name} is a plain Python pickle, not a file written by torch.save.")
+            walk(file, name)
+            raise UnsupportedError(
+                f"{name} is a plain Python pickle, not a file written by torch.save. Save its tensors as safetensors."
+            )
         else:
-            kind = "a tar archive" if tarfile.is_tarfile(path) else "no torch file"
-            raise UnsupportedError(f"{name} is {kind}: load it where it was made and save it as safetensors.")
-    _refuse_globals(globals_, name)
+            reason = what_it_is_instead(head) or "its first bytes are not torch's"
+            raise FormatError(f"{name} is no torch file: {reason}.")
     tensors = _collect(_unwrapped(root), stored, name, path)
     record = FileRecord(path.name, size, hashlib.sha256(pickled).hexdigest())
     return Header("torch pickle", (record,), tensors)
 
 
-def _limited(file: IO[bytes], name: str) -> bytes:
-    raw = file.read(MAX_PICKLE + 1)
-    if len(raw) > MAX_PICKLE:
-        raise UnsafeFileError(f"{name}: its pickle is over {MAX_PICKLE} bytes.")
-    return raw
-
-
-def _read_zip(file: IO[bytes], size: int, name: str) -> tuple[bytes, Any, set[str], dict[str, int]]:
+def _read_zip(file: IO[bytes], size: int, name: str) -> tuple[bytes, Any, dict[str, int]]:
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, OSError):
-        raise FormatError(f"{name} is truncated: its central directory is missing. Download it again.") from None
-    with archive:
         members = archive.infolist()
-        packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise UnsafeFileError(
-                f"{name} holds compressed members ({listing(packed, 3)}); torch.save never writes them."
-            )
-        if sum(member.file_size for member in members) > size:
-            raise UnsafeFileError(f"{name}: its members claim more bytes than the file has.")
-        pickles = [member for member in members if member.filename.split("/", 1)[-1] == "data.pkl"]
-        if len(pickles) != 1:
-            raise UnsupportedError(f"{name} is a zip archive without torch's data.pkl: it holds no weights.")
-        if pickles[0].file_size > MAX_PICKLE:
-            raise UnsafeFileError(f"{name}: its pickle is over {MAX_PICKLE} bytes.")
-        folder = pickles[0].filename.removesuffix("data.pkl") + "data/"
-        stored = {
-            member.filename.removeprefix(folder): member.file_size
-            for member in members
-            if member.filename.startswith(folder)
-        }
-        try:
-            pickled = archive.read(pickles[0])
-        except (zipfile.BadZipFile, EOFError, OSError):
-            raise FormatError(f"{name} is damaged: its data.pkl cannot be read. Download it again.") from None
-    root, globals_ = _walk(pickled, name)
-    return pickled, root, globals_, stored
-
-
-def _read_legacy(file: IO[bytes], name: str) -> tuple[bytes, Any, set[str], dict[str, int]]:
-    raw = file.read()
-    position, roots, globals_ = 0, [], set()
-    for _ in range(5):  # magic number, protocol, system, the object, the storage keys
-        end = _end_of_pickle(raw, position, name)
-        root, found = _walk(raw[position:end], name)
-        roots.append(root)
-        globals_ |= found
-        position = end
-    pickled = raw[:position]
-    elements = {tensor.storage.key: tensor.storage for _, tensor in _tensors(_unwrapped(roots[3]))}
-    stored = {key: storage.elements * BITS[storage.dtype] // 8 for key, storage in elements.items()}
-    needed = position + sum(stored.values()) + 8 * len(stored)
-    if needed > len(raw):
-        raise FormatError(f"{name} is truncated: {needed} bytes promised, {len(raw)} there. Download it again.")
-    return pickled, roots[3], globals_, stored
-
-
-def _end_of_pickle(raw: bytes, start: int, name: str) -> int:
-    window = memoryview(raw)[start : start + MAX_PICKLE]
+    except _ZIP_FAULTS:
+        raise FormatError(
+            f"{name} is truncated or damaged: its central directory cannot be read. Download it again."
+        ) from None
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise UnsupportedError(f"{name} is a TorchScript program, not a state dict. Save its state_dict().")
+    _refuse_members(members, size, name)
+    pickles = [member for member in members if member.filename.split("/", 1)[-1] == "data.pkl"]
+    if len(pickles) != 1:
+        raise UnsupportedError(f"{name} is a zip archive without torch's data.pkl: it holds no weights.")
+    if pickles[0].file_size > MAX_PICKLE:
+        raise UnsafeFileError(f"{name}: its pickle is over {MAX_PICKLE} bytes. Ask for safetensors.")
     try:
-        last = 0
-        for _, _, position in pickletools.genops(bytes(window)):
-            last = position or 0
-        return start + last + 1
-    except ValueError:
-        raise FormatError(f"{name} is damaged: one of its pickles does not end.") from None
+        pickled = archive.read(pickles[0])
+        _require_tiled(file, members, archive.start_dir, name)
+    except _ZIP_FAULTS:
+        raise FormatError(f"{name} is damaged: its data.pkl cannot be read. Download it again.") from None
+    folder = pickles[0].filename.removesuffix("data.pkl") + "data/"
+    stored = {
+        member.filename.removeprefix(folder): member.file_size
+        for member in members
+        if member.filename.startswith(folder)
+    }
+    return pickled, walk(io.BytesIO(pickled), name), stored
 
 
-def _refuse_globals(globals_: set[str], name: str) -> None:
-    foreign = sorted(found for found in globals_ if not _is_safe(found))
-    if foreign:
-        shown = listing((found.replace(" ", ".") for found in foreign), 3)
+def _refuse_members(members: list[zipfile.ZipInfo], size: int, name: str) -> None:
+    packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+    if packed:
         raise UnsafeFileError(
-            f"{name} would import {shown} when loaded: weights need none of that, so it is not opened. "
+            f"{name} holds compressed members ({listing(packed, 3)}), which torch.save never writes. "
             "Ask its author for safetensors."
         )
+    if sum(member.file_size for member in members) > size:
+        raise UnsafeFileError(f"{name}: its members claim more bytes than the file has. Download it again.")
+    # torch looks names up without regard to case: what is checked must be what it finds.
+    if len({member.filename.lower() for member in members}) != len(members):
+        raise UnsafeFileError(f"{name}: two of its members have one name. Ask its author for safetensors.")
 
 
-def _is_safe(found: str) -> bool:
-    module, _, attribute = found.partition(" ")
-    if module == "torch._utils":
-        return attribute.startswith("_rebuild_")
-    if module in ("torch", "torch.cuda", "torch.storage"):
-        return attribute.endswith("Storage") or (module == "torch" and attribute in BITS) or found in _SAFE
-    return found in _SAFE
+def _require_tiled(file: IO[bytes], members: list[zipfile.ZipInfo], directory: int, name: str) -> None:
+    """Check that members follow one another: torch takes their places on trust, and reads no checksum."""
+    end = 0
+    for member in sorted(members, key=lambda member: member.header_offset):
+        file.seek(member.header_offset)
+        local = file.read(30)
+        if member.header_offset - end not in _DESCRIPTORS or len(local) < 30 or local[:4] != b"PK\x03\x04":
+            raise FormatError(
+                f"{name} is damaged: '{show(member.filename)}' is not where it should be. Download it again."
+            )
+        names, extra = struct.unpack("<HH", local[26:30])
+        end = member.header_offset + 30 + names + extra + member.file_size
+    if directory - end not in _DESCRIPTORS:
+        raise FormatError(f"{name} is damaged: its last member does not end at its directory. Download it again.")
 
 
-def _walk(pickled: bytes, name: str) -> tuple[Any, set[str]]:
-    machine = _Machine()
-    try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            machine.step(opcode.name, argument)
-        return machine.stack[-1], machine.globals
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError):
-        if machine.globals:
-            _refuse_globals(machine.globals, name)
-        raise FormatError(f"{name} is damaged: its pickle cannot be followed. Download it again.") from None
-
-
-class _Machine:
-    """Pickle's stack machine on symbols: calls are noted, never made."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-        self.globals: set[str] = set()
-
-    def step(self, opcode: str, argument: Any) -> None:
-        handler = getattr(self, f"_{opcode.lower()}", None)
-        if handler is not None:
-            handler(argument)
-        elif opcode in _CONSTANTS:
-            self.stack.append(_CONSTANTS[opcode])
-        elif opcode not in ("PROTO", "FRAME", "STOP"):
-            if argument is None:
-                raise ValueError(opcode)
-            self.stack.append(argument)
-
-    def _marked(self) -> list[Any]:
-        start = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        items = self.stack[start + 1 :]
-        del self.stack[start:]
-        return items
-
-    def _mark(self, _: Any) -> None:
-        self.stack.append(_MARK)
-
-    def _pop(self, _: Any) -> None:
-        self.stack.pop()
-
-    def _pop_mark(self, _: Any) -> None:
-        self._marked()
-
-    def _dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
-
-    def _empty_dict(self, _: Any) -> None:
-        self.stack.append({})
-
-    def _empty_list(self, _: Any) -> None:
-        self.stack.append([])
-
-    def _empty_set(self, _: Any) -> None:
-        self.stack.append([])
-
-    def _tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self._marked()))
-
-    def _list(self, _: Any) -> None:
-        self.stack.append(self._marked())
-
-    def _dict(self, _: Any) -> None:
-        items = self._marked()
-        self.stack.append(_as_dict(items))
-
-    def _tuple1(self, _: Any) -> None:
-        self.stack[-1:] = [tuple(self.stack[-1:])]
-
-    def _tuple2(self, _: Any) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def _tuple3(self, _: Any) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
-
-    def _append(self, _: Any) -> None:
-        value = self.stack.pop()
-        _extend(self.stack[-1], [value])
-
-    def _appends(self, _: Any) -> None:
-        values = self._marked()
-        _extend(self.stack[-1], values)
-
-    _additems = _appends
-
-    def _setitem(self, _: Any) -> None:
-        key, value = self.stack[-2:]
-        del self.stack[-2:]
-        _update(self.stack[-1], [key, value])
-
-    def _setitems(self, _: Any) -> None:
-        items = self._marked()
-        _update(self.stack[-1], items)
-
-    def _put(self, index: Any) -> None:
-        self.memo[int(index)] = self.stack[-1]
-
-    _binput = _long_binput = _put
-
-    def _memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def _get(self, index: Any) -> None:
-        self.stack.append(self.memo[int(index)])
-
-    _binget = _long_binget = _get
-
-    def _global(self, name: str) -> None:
-        self.globals.add(name)
-        self.stack.append(_Global(name))
-
-    def _stack_global(self, _: Any) -> None:
-        module, attribute = self.stack[-2:]
-        del self.stack[-2:]
-        self._global(f"{module} {attribute}")
-
-    def _inst(self, name: str) -> None:
-        self.globals.add(name)
-        self.stack.append(_Call(_Global(name), tuple(self._marked())))
-
-    def _obj(self, _: Any) -> None:
-        function, *arguments = self._marked()
-        self.stack.append(_Call(function, tuple(arguments)))
-
-    def _reduce(self, _: Any) -> None:
-        function, arguments = self.stack[-2:]
-        del self.stack[-2:]
-        self.stack.append(_called(function, arguments))
-
-    _newobj = _reduce
-
-    def _newobj_ex(self, _: Any) -> None:
-        self.stack.pop()
-        self._reduce(None)
-
-    def _build(self, _: Any) -> None:
-        self.stack.pop()
-
-    def _binpersid(self, _: Any) -> None:
-        self.stack[-1] = _persistent(self.stack[-1])
-
-    def _ext1(self, code: Any) -> None:
-        self._global(f"copyreg extension-{code}")
-
-    _ext2 = _ext4 = _ext1
-
-
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-
-
-def _as_dict(items: list[Any]) -> dict[Any, Any]:
-    return {key: value for key, value in zip(items[::2], items[1::2], strict=True) if _hashable(key)}
-
-
-def _hashable(key: Any) -> bool:
-    return isinstance(key, str | int | float | bytes | None)
-
-
-def _extend(target: Any, values: list[Any]) -> None:
-    if isinstance(target, list):
-        target.extend(values)
-
-
-def _update(target: Any, items: list[Any]) -> None:
-    if isinstance(target, dict):
-        target.update(_as_dict(items))
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    name = function.name if isinstance(function, _Global) else ""
-    if name == "collections OrderedDict":
-        return dict(arguments[0]) if arguments else {}
-    if name in ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor"):
-        storage, offset, shape, stride = arguments[:4]
-        return _Tensor(storage, offset, tuple(shape), tuple(stride), storage.dtype)
-    if name == "torch._utils _rebuild_tensor_v3":
-        storage, offset, shape, stride, _, _, dtype = arguments[:7]
-        return _Tensor(storage, offset, tuple(shape), tuple(stride), dtype.name.removeprefix("torch "))
-    if name in ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state"):
-        return arguments[0]
-    if name == "torch._tensor _rebuild_from_type_v2":
-        return _called(arguments[0], arguments[2])
-    return _Call(function, arguments)
-
-
-def _persistent(identifier: Any) -> Any:
-    if not (isinstance(identifier, tuple) and identifier[0] == "storage"):
-        return _Call("persistent", identifier)
-    kind = identifier[1].name.rpartition(" ")[2]
-    dtype = STORAGES.get(kind, "uint8")
-    return _Storage(dtype, str(identifier[2]), int(identifier[4]))
+def _read_legacy(file: IO[bytes], size: int, name: str) -> tuple[bytes, Any, dict[str, int]]:
+    # magic number, protocol, system, the object, the storage keys; then each storage: length, data
+    _, _, _, root, _ = [walk(file, name) for _ in range(5)]
+    position = file.tell()
+    file.seek(0)
+    pickled = file.read(position)
+    storages = {tensor.storage.key: tensor.storage for _, tensor in _tensors(_unwrapped(root)) if tensor.is_possible}
+    stored = {key: storage.elements * BITS[storage.dtype] // 8 for key, storage in storages.items()}
+    needed = position + sum(stored.values()) + 8 * len(stored)
+    if needed > size:
+        raise FormatError(f"{name} is truncated: {needed} bytes are promised, {size} are there. Download it again.")
+    return pickled, root, stored
 
 
 def unwrap_key(keys: list[Any]) -> str | None:
@@ -404,41 +147,58 @@ def unwrap_key(keys: list[Any]) -> str | None:
 
 
 def _unwrapped(root: Any) -> Any:
-    if isinstance(root, dict) and not any(isinstance(value, _Tensor) for value in root.values()):
+    if isinstance(root, dict) and not any(isinstance(value, Tensor) for value in root.values()):
         wrapper = unwrap_key(list(root))
         if wrapper is not None and isinstance(root[wrapper], dict):
             return root[wrapper]
     return root
 
 
-def _tensors(root: Any) -> Iterator[tuple[str, _Tensor]]:
-    if isinstance(root, _Tensor):
+def _named(root: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(root, Tensor):
         yield "", root
     items = root.items() if isinstance(root, dict) else enumerate(root) if isinstance(root, list) else ()
     for key, value in items:
-        if isinstance(value, _Tensor):
-            yield str(key), value
+        yield show(key, None) if isinstance(key, int) else str(key), value
+
+
+def _tensors(root: Any) -> Iterator[tuple[str, Tensor]]:
+    return ((key, value) for key, value in _named(root) if isinstance(value, Tensor))
 
 
 def _collect(root: Any, stored: dict[str, int], name: str, path: Path) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     first: dict[tuple[Any, ...], str] = {}
+    _refuse_other_tensors(root, name)
     for key, tensor in _tensors(root):
-        where = f"{name}: tensor '{show(key)}'"
-        if not all(isinstance(extent, int) and extent >= 0 for extent in tensor.shape + tensor.stride):
-            raise FormatError(f"{where} has the impossible shape {show(tensor.shape)}.")
-        info = TensorInfo(tensor.dtype, tensor.shape, path)
-        held = stored.get(tensor.storage.key)
-        if held is None:
-            raise FormatError(f"{where}: its data is missing from the file. Download it again.")
-        itemsize = BITS[tensor.dtype] // 8
-        if info.bytes > held or tensor.reach * itemsize > held:
-            raise UnsafeFileError(
-                f"{where} claims {info.bytes} bytes of shape {list(tensor.shape)} on a storage of {held}."
-            )
+        _check(tensor, stored, f"{name}: tensor '{show(key)}'")
         identity = (tensor.storage.key, tensor.offset, tensor.shape, tensor.stride)
         alias = first.setdefault(identity, key)
-        found[key] = info if alias == key else TensorInfo(info.dtype, info.shape, path, alias)
+        found[key] = TensorInfo(tensor.dtype, tensor.shape, path, None if alias == key else alias)
     if not found:
-        raise FormatError(f"{name} holds no named tensors.")
+        keys = listing((key for key, _ in _named(root)), 5)
+        raise FormatError(f"{name} holds no named tensors ({keys or 'it is empty'}). Save the state dict by itself.")
     return found
+
+
+def _check(tensor: Tensor, stored: dict[str, int], where: str) -> None:
+    if not tensor.is_possible:
+        raise FormatError(f"{where} has an impossible shape, stride, offset or dtype. Download it again.")
+    held = stored.get(tensor.storage.key)
+    if held is None:
+        raise FormatError(f"{where}: its data is missing from the file. Download it again.")
+    info = TensorInfo(tensor.dtype, tensor.shape)
+    if info.bytes > held or tensor.reach * BITS[tensor.dtype] // 8 > held:
+        raise UnsafeFileError(
+            f"{where} claims {show(info.bytes, 40)} bytes of shape {show(list(tensor.shape), 60)} on a storage of "
+            f"{held}. Ask its author for safetensors."
+        )
+
+
+def _refuse_other_tensors(root: Any, name: str) -> None:
+    """Refuse sparse, quantised and other tensors that are not plain memory, rather than leave them out."""
+    for key, value in _named(root):
+        function = value.function if isinstance(value, Call) else None
+        if isinstance(function, Global) and function.name.startswith("torch._utils _rebuild_"):
+            kind = function.name.partition("_rebuild_")[2]
+            raise UnsupportedError(f"{name}: '{show(key)}' is stored as a {show(kind)}. Save it as a plain tensor.")

@@ -1,7 +1,10 @@
 """Recognise weights that are stored packed, so that packed bytes are never taken for weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from spectra.loaders.header import FLOATS, TensorInfo
+from spectra.text import show
 
 SUFFIXES = {
     ".absmax": "bitsandbytes 4-bit",
@@ -18,14 +21,16 @@ SUFFIXES = {
     "_blocks": "MXFP4",
     ".qzeros": "GPTQ or AWQ",
 }
+# Ordinary parameters have such names too; what is packed under them is no float.
+_PACKED_ITSELF = (".W_q", "_blocks", ".weight_packed", ".weight._data", "._weight_qdata")
 
 
-def scheme(keys: Iterable[str], config: Mapping[str, Any]) -> str | None:
+def scheme(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> str | None:
     """Name the scheme a checkpoint is packed with, judged by its tensor names; None when it is plain."""
-    for key in keys:
+    for key, info in tensors.items():
         for suffix, name in SUFFIXES.items():
-            if key.endswith(suffix):
+            if key.endswith(suffix) and not (suffix in _PACKED_ITSELF and info.dtype in FLOATS):
                 declared = config.get("quantization_config")
                 method = declared.get("quant_method") if isinstance(declared, dict) else None
-                return f"{method} ({name})" if isinstance(method, str) else name
+                return f"{show(method, 40)} ({name})" if isinstance(method, str) else name
     return None

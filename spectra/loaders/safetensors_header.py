@@ -6,13 +6,13 @@ is refused here, and every refusal names the tensor.
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from spectra.errors import FormatError
 from spectra.loaders import strict_json
-from spectra.loaders.files import require_regular, what_it_is_instead
+from spectra.loaders.files import HEAD, open_regular, what_it_is_instead
 from spectra.loaders.header import BITS, FileRecord, Header, TensorInfo
-from spectra.text import show
+from spectra.text import count, show
 
 MAX_HEADER = 25 * 2**20
 MAX_DIMENSIONS = 64
@@ -37,16 +37,21 @@ def read(path: Path) -> Header:
     bad JSON, names that stand twice, unknown dtypes, ranges that overlap, leave holes, or end
     before or after the data does.
     """
-    size = require_regular(path)
     name = show(path.name)
-    raw = _header_bytes(path, size, name)
+    with open_regular(path) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        raw = _header_bytes(file, size, name)
     entries = strict_json.parse(raw, f"the header of {name}")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # MLX writes null
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise FormatError(f"{name}: its metadata must map texts to texts.")
+        raise FormatError(f"{name}: its __metadata__ must map texts to texts. Save it again.")
     ranges: list[tuple[int, int, str]] = []
     tensors: dict[str, TensorInfo] = {}
     for key, entry in entries.items():
+        if not key.isascii():
+            _require_unicode(key, name)
         tensors[key], begin, end = _entry(entry, f"{name}: tensor '{show(key)}'", path)
         ranges.append((begin, end, key))
     _check_ranges(ranges, size - 8 - len(raw), name)
@@ -54,27 +59,35 @@ def read(path: Path) -> Header:
     return Header("safetensors", (record,), tensors, metadata)
 
 
-def _header_bytes(path: Path, size: int, name: str) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(64)
-        instead = what_it_is_instead(head)
-        if instead:
-            raise FormatError(f"{name} holds no weights: {instead}.")
-        if size < 8:
-            raise FormatError(f"{name} is {size} bytes: too short for safetensors. Download it again.")
-        length = int.from_bytes(head[:8], "little")
-        if length > size - 8:
-            raise FormatError(
-                f"{name} is truncated or no safetensors file: it promises a header of {length} bytes and "
-                f"has {size - 8} after the length. Download it again."
-            )
-        if length > MAX_HEADER:
-            raise FormatError(f"{name}: a header of {length} bytes is over the limit of {MAX_HEADER}.")
-        file.seek(8)
-        raw = file.read(length)
+def _header_bytes(file: IO[bytes], size: int, name: str) -> bytes:
+    head = file.read(HEAD)
+    instead = None if sniff(head) else what_it_is_instead(head)
+    if instead:
+        raise FormatError(f"{name} holds no weights: {instead}.")
+    if size < 8:
+        raise FormatError(f"{name} is {count(size, 'byte')}: too short for safetensors. Download it again.")
+    length = int.from_bytes(head[:8], "little")
+    if length > size - 8:
+        raise FormatError(
+            f"{name} is truncated or no safetensors file: it promises a header of {length} bytes and "
+            f"has {size - 8} after the length. Download it again."
+        )
+    if length > MAX_HEADER:
+        raise FormatError(
+            f"{name}: its header of {length} bytes is over the limit of {MAX_HEADER}. Split the file into shards."
+        )
+    file.seek(8)
+    raw = file.read(length)
     if raw[:1] != b"{":
-        raise FormatError(f"{name} is no safetensors file: its header must start with '{{'.")
+        raise FormatError(f"{name} is no safetensors file: its header must start with '{{'. Download it again.")
     return raw
+
+
+def _require_unicode(key: str, name: str) -> None:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{name}: the name '{show(key)}' holds half a character (a lone surrogate).") from None
 
 
 def _is_size(value: Any) -> bool:
@@ -83,19 +96,23 @@ def _is_size(value: Any) -> bool:
 
 def _entry(entry: Any, where: str, path: Path) -> tuple[TensorInfo, int, int]:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        raise FormatError(f"{where} lacks dtype, shape or data_offsets.")
+        raise FormatError(f"{where} lacks dtype, shape or data_offsets. Save it again.")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise FormatError(f"{where} has the unknown dtype '{show(entry['dtype'])}'.")
+        raise FormatError(f"{where} has the unknown dtype '{show(entry['dtype'], 40)}'. Save it as float32.")
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
-        raise FormatError(f"{where} has the impossible shape {show(shape)}.")
+        raise FormatError(f"{where} has the impossible shape {show(shape, 60)}. Save it again.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise FormatError(f"{where} has the impossible data_offsets {show(offsets)}.")
+        raise FormatError(f"{where} has the impossible data_offsets {show(offsets, 60)}. Save it again.")
     info = TensorInfo(dtype, tuple(shape), path)
     begin, end = offsets
-    if end - begin != (info.parameters * BITS[dtype] + 7) // 8:
-        raise FormatError(f"{where}: {shape} of {dtype} takes {info.bytes} bytes, its range holds {end - begin}.")
+    needed = (info.parameters * BITS[dtype] + 7) // 8
+    if end - begin != needed:
+        raise FormatError(
+            f"{where}: {show(shape, 60)} of {dtype} takes {show(needed, 40)} bytes, its range holds {end - begin}. "
+            "Save it again."
+        )
     return info, begin, end
 
 
@@ -104,11 +121,15 @@ def _check_ranges(ranges: list[tuple[int, int, str]], available: int, name: str)
     for begin, end, key in sorted(ranges):
         if begin != position:
             fault = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
-            raise FormatError(f"{name}: tensor '{show(key)}' {fault} (at byte {begin}, not {position}).")
+            raise FormatError(
+                f"{name}: tensor '{show(key)}' {fault} (at byte {begin}, not {position}). Save or download it again."
+            )
         position = end
     if position > available:
         raise FormatError(
-            f"{name} is truncated: {position} bytes of tensors promised, {available} there. Download it again."
+            f"{name} is truncated: {position} bytes of tensors are promised, {available} are there. Download it again."
         )
     if position < available:
-        raise FormatError(f"{name}: {available - position} bytes after its last tensor belong to nothing.")
+        raise FormatError(
+            f"{name}: {available - position} bytes after its last tensor belong to nothing. Download it again."
+        )

@@ -1,5 +1,6 @@
 """Tensors by name, one at a time, from a checkpoint on disk or a model in memory."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from spectra.errors import FormatError, InputError, UnsafeFileError
+from spectra.errors import FormatError, InputError, UnsafeFileError, UnsupportedError
 from spectra.loaders import pickle_header, strict_json
+from spectra.loaders.files import exists
 from spectra.loaders.formats import WEIGHT_NAMES, read_weights
-from spectra.loaders.header import Header, TensorInfo
+from spectra.loaders.header import BITS, Header, TensorInfo
 from spectra.text import show
 
 Model = str | Path | torch.nn.Module | Mapping[str, Any]
@@ -42,30 +44,40 @@ class FileSource:
     def tensor(self, key: str) -> torch.Tensor:
         info = self.header.tensors[key]
         assert info.file is not None
-        return _READERS[self.header.container.partition(",")[0]](self, key, info.file)
+        found = _READERS[self.header.container.partition(",")[0]](self, key, info.file)
+        if found is None or tuple(found.shape) != info.shape or str(found.dtype) != f"torch.{info.dtype}":
+            read = "nothing" if found is None else f"{list(found.shape)} of {found.dtype}"
+            raise FormatError(
+                f"{show(info.file.name)}: tensor '{show(key)}' is declared {list(info.shape)} of {info.dtype} and "
+                f"reads as {read}. Save or download it again."
+            )
+        return found
 
     def close(self) -> None:
         self._window.clear()
 
-    def _from_safetensors(self, key: str, path: Path) -> torch.Tensor:
+    def _from_safetensors(self, key: str, path: Path) -> torch.Tensor | None:
         # A handle per tensor: closing it unmaps the pages, so that resident memory stays that of one.
         try:
             with safe_open(path, framework="pt") as file:
                 found: torch.Tensor = file.get_tensor(key)
             return found
-        except (SafetensorError, OSError) as fault:
-            raise FormatError(f"{show(path.name)}: tensor '{show(key)}': {show(fault)}.") from None
+        except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError) as fault:
+            raise FormatError(
+                f"{show(path.name)}: tensor '{show(key)}' cannot be read: {show(fault)}. Download or save it again."
+            ) from None
 
-    def _from_pickle(self, key: str, path: Path) -> torch.Tensor:
+    def _from_pickle(self, key: str, path: Path) -> torch.Tensor | None:
         # A mapped file's pages stay resident until it is unmapped: map it anew every 256 MB.
         self._touched += self.header.tensors[key].bytes
         if path not in self._window or self._touched > _PICKLE_WINDOW:
             self._window = {path: _load_pickle(path)}
             self._touched = self.header.tensors[key].bytes
-        return self._window[path][key].detach()
+        found = self._window[path].get(key)
+        return None if found is None else found.detach()
 
 
-_READERS: dict[str, Callable[[FileSource, str, Path], torch.Tensor]] = {
+_READERS: dict[str, Callable[[FileSource, str, Path], torch.Tensor | None]] = {
     "safetensors": FileSource._from_safetensors,
     "torch pickle": FileSource._from_pickle,
 }
@@ -74,11 +86,15 @@ _READERS: dict[str, Callable[[FileSource, str, Path], torch.Tensor]] = {
 def _load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
     mapped = not pickle_header.is_legacy(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as fault:  # noqa: BLE001
         # torch raises a dozen types here; whatever it refuses is refused, and nothing else is tried.
-        reason = show(str(fault).partition("\n")[0])
-        raise UnsafeFileError(f"{show(path.name)} is refused by torch's safe loader: {reason}.") from None
+        raise UnsafeFileError(
+            f"{show(path.name)} is refused by torch's safe loader ({_reason(fault, path)}). "
+            "Ask its author for safetensors."
+        ) from None
     if isinstance(found, dict):
         wrapper = pickle_header.unwrap_key(list(found))
         tensors = any(isinstance(value, torch.Tensor) for value in found.values())
@@ -87,6 +103,12 @@ def _load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
     if isinstance(found, torch.Tensor):
         return {"": found}
     return {str(index): value for index, value in enumerate(found)}
+
+
+def _reason(fault: Exception, path: Path) -> str:
+    """Return torch's own reason, which stands below its advice to load the file unsafely."""
+    text = str(fault).replace(str(path), path.name)
+    return show(text.partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or text.partition("\n")[0])
 
 
 @dataclass(slots=True)
@@ -122,7 +144,7 @@ def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSo
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Read the `config.json` of a checkpoint folder, an empty mapping where there is none."""
     path = folder / "config.json"
-    return strict_json.read(path) if path.exists() else {}
+    return strict_json.read(path) if exists(path) else {}
 
 
 def _from_module(module: torch.nn.Module) -> MemorySource:
@@ -137,12 +159,23 @@ def _from_state_dict(tensors: Mapping[str, Any], label: str, config: Mapping[str
     infos: dict[str, TensorInfo] = {}
     first: dict[tuple[Any, ...], str] = {}
     for key, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"'{show(key)}' in the state dict is a {type(tensor).__name__}, not a tensor.")
-        if tensor.is_meta:
-            raise InputError(f"'{show(key)}' is on the meta device: it has a shape and no weights. Load the model.")
+        _require_plain(key, tensor)
         identity = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.numel() or key)
         alias = first.setdefault(identity, key)
         dtype = str(tensor.dtype).removeprefix("torch.")
         infos[key] = TensorInfo(dtype, tuple(tensor.shape), alias=None if alias == key else alias)
     return MemorySource(label, config, Header("memory", (), infos), tensors)
+
+
+def _require_plain(key: object, tensor: object) -> None:
+    if not isinstance(key, str):
+        raise InputError(f"the state dict has a key that is no text: {show(repr(key), 40)}.")
+    if not isinstance(tensor, torch.Tensor):
+        raise InputError(f"'{show(key)}' in the state dict is a {type(tensor).__name__}, not a tensor.")
+    if tensor.is_meta:
+        raise InputError(f"'{show(key)}' is on the meta device: it has a shape and no weights. Load the model.")
+    if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in BITS:
+        raise UnsupportedError(
+            f"'{show(key)}' is {tensor.layout} of {tensor.dtype}, not a plain tensor. Convert it with to_dense() or "
+            "dequantize() first."
+        )

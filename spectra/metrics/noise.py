@@ -36,16 +36,21 @@ def coarser(first: str, second: str) -> str:
 
 
 def ulp(weights: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return the spacing of `dtype` at each weight: `2^(floor(log2 |w|) - t)`, t mantissa bits."""
+    """Return the spacing of `dtype` at each weight [m, n]: `2^(floor(log2 |w|) - t)`, t mantissa bits.
+
+    Below the smallest normal number, and at zero, it is the spacing of the subnormal numbers.
+    """
     bits, lowest = _MANTISSA_BITS.get(dtype, 23), _MIN_EXPONENT.get(dtype, -126)
-    exponent = torch.frexp(weights)[1] - 1
+    exponent = torch.where(weights == 0, lowest, torch.frexp(weights)[1] - 1)
     return torch.ldexp(torch.ones_like(weights), exponent.clamp_min(lowest) - bits)
 
 
 def rounding_floor(base: torch.Tensor, update: torch.Tensor, dtype: str) -> Floor:
     """Return the rounding floor of an update of `base` [m, n] stored in `dtype`.
 
-    Cost: a few passes over the matrix. The level matches a real round trip to 0.2 %.
+    Cost: a few passes over the matrix. The level matches a real round trip to 0.2 % (2048 x 2048). The
+    edges are those of the average noise: where all weights lie within one power of two, so that the two
+    edges agree, the largest noise value still stands above them in about one matrix of ten, by 1 %.
     """
     m, n = base.shape
     if base.numel() == 0:

@@ -1,20 +1,18 @@
 """The configuration of an adapter folder, typed and checked. Torch-free."""
 
 import math
-import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spectra.errors import FormatError, UnsupportedError
+from spectra.errors import FormatError, InputError, UnsupportedError
 from spectra.loaders import strict_json
+from spectra.loaders.adapters.patterns import matches
 from spectra.text import show
 
 CONFIG_NAME = "adapter_config.json"
-_COSTLY = re.compile(r"\)[*+{]|[*+}][*+{]")
-_MAX_PATTERN, _MAX_WILDCARDS, _MAX_SECONDS = 1000, 3, 2.0
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,42 +33,34 @@ class AdapterConfig:
     task_type: str | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
 
-    def rank_of(self, module: str) -> int:
-        """Return the rank that the configuration gives a module, by PEFT's own pattern matching."""
-        return self.rank_pattern.get(pattern_key(self.rank_pattern, module), self.r)
+    def rank_of(self, module: str, stored: int | None = None) -> int:
+        """Return the rank that the configuration gives a module, by PEFT's own pattern matching.
+
+        PEFT sorts the patterns when it saves them; where several match, the stored rank tells the one meant.
+        """
+        values = [self.rank_pattern[key] for key in matching(self.rank_pattern, module)] or [self.r]
+        return stored if stored in values else values[0]
+
+    def alphas_of(self, module: str) -> tuple[float, ...]:
+        """Return every alpha that the configuration has for a module, in the order of its patterns."""
+        return tuple(self.alpha_pattern[key] for key in matching(self.alpha_pattern, module)) or (self.alpha,)
 
     def alpha_of(self, module: str) -> float:
-        """Return the alpha that the configuration gives a module."""
-        return self.alpha_pattern.get(pattern_key(self.alpha_pattern, module), self.alpha)
+        """Return the alpha of a module: the first that matches, as PEFT takes it."""
+        return self.alphas_of(module)[0]
 
-    def scaling_of(self, module: str) -> float:
+    def scaling_of(self, module: str, stored: int | None = None) -> float:
         """Return alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
-        rank = self.rank_of(module)
+        rank = self.rank_of(module, stored)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def pattern_key(patterns: Mapping[str, Any], module: str) -> str:
-    r"""Return the first pattern K for which `(.*\.)?(K)$` matches the module's name, else the name.
+def matching(patterns: Mapping[str, Any], module: str) -> list[str]:
+    r"""Return every pattern K for which `(.*\.)?(K)$` matches the module's name; PEFT takes the first.
 
-    The patterns are regular expressions from a stranger: those that can take exponential time are
-    refused, and matching stops after two seconds.
+    See `patterns` for what bounds the time this takes.
     """
-    started = time.monotonic()
-    for pattern in patterns:
-        if len(pattern) > _MAX_PATTERN or _COSTLY.search(pattern):
-            raise UnsupportedError(
-                f"{CONFIG_NAME}: the pattern '{show(pattern)}' can take for ever to match. Write the module names out."
-            )
-        if len(re.findall(r"(?<!\\)[*+{]", pattern)) > _MAX_WILDCARDS or len(module) > 512:
-            raise UnsupportedError(f"{CONFIG_NAME}: the pattern '{show(pattern)}' has too many wildcards.")
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return pattern
-        except (re.error, RecursionError, OverflowError):
-            raise FormatError(f"{CONFIG_NAME}: '{show(pattern)}' is not a regular expression.") from None
-        if time.monotonic() - started > _MAX_SECONDS:
-            raise UnsupportedError(f"{CONFIG_NAME}: its patterns take too long to match.")
-    return module
+    return [pattern for pattern in patterns if matches(pattern, module, CONFIG_NAME)]
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -78,7 +68,7 @@ def read_config(folder: Path) -> AdapterConfig:
     raw = strict_json.read(folder / CONFIG_NAME)
     method = raw.get("peft_type")
     if not isinstance(method, str):
-        raise FormatError(f"{CONFIG_NAME} has no peft_type: which method is this? PEFT writes 'LORA'.")
+        raise _of_another_library(raw)
     if method.upper() != "LORA":
         return AdapterConfig(method.upper(), 0, 0.0, base_model=_text(raw, "base_model_name_or_path"), raw=raw)
     return AdapterConfig(
@@ -98,6 +88,22 @@ def read_config(folder: Path) -> AdapterConfig:
     )
 
 
+def _of_another_library(raw: Mapping[str, Any]) -> InputError:
+    """Return the error for a configuration that PEFT did not write, naming who did where that can be told."""
+    kind, inner = raw.get("fine_tune_type"), raw.get("config")
+    if isinstance(kind, str):
+        return UnsupportedError(
+            f"{CONFIG_NAME} is that of MLX ({show(kind)}), which this version does not read. "
+            "Fuse it with mlx_lm.fuse and diagnose the fused model as a full fine-tune."
+        )
+    if isinstance(inner, Mapping) and "model_class" in raw:
+        kind = inner.get("architecture") or "bottleneck adapter"
+        return UnsupportedError(
+            f"{CONFIG_NAME} is that of the AdapterHub library ({show(kind)}), which this version does not read."
+        )
+    return FormatError(f"{CONFIG_NAME} has no peft_type: which method is this? PEFT writes 'LORA'.")
+
+
 def _wrong(name: str, value: Any, wanted: str) -> FormatError:
     return FormatError(f"{CONFIG_NAME}: {name} is {show(repr(value), 40)}; it must be {wanted}.")
 
@@ -109,8 +115,8 @@ def _rank(value: Any, name: str) -> int:
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _wrong(name, value, "a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise _wrong(name, value, f"a finite number below {_LARGEST:g}")
     return float(value)
 
 

@@ -5,21 +5,21 @@
 """
 
 import re
-from collections.abc import Mapping
 
 import torch
 
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout
 from spectra.loaders.adapters.config import AdapterConfig
-from spectra.loaders.adapters.family import Family, Target
-from spectra.text import show
+from spectra.loaders.adapters.family import Family, Shapes, Target
+from spectra.text import listing, show
 from spectra.updates import LowRank, Rescaled, Update
 
 _PARAMETER = re.compile(
     r"^(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<leaf>weight|bias))?$"
 )
+_STATE = re.compile(r"\.(?:lora_velora_embed|lora_monteclora_sampler)(?:\.|$)")
 
 # Options that change what dW is. Reading such a file as plain LoRA would be wrong without a word.
 _REFUSED = {
@@ -58,13 +58,30 @@ def parse(key: str) -> tuple[str, str, str | None] | None:
     return match["module"], match["part"] + leaf, match["adapter"]
 
 
-def label(config: AdapterConfig, parts: Mapping[str, object]) -> str:
+def is_state(key: str) -> bool:
+    """Return whether a tensor is what VeLoRA or MonteCLoRA keep of training; their update is plain LoRA."""
+    return _STATE.search(key) is not None
+
+
+def notes(config: AdapterConfig) -> tuple[str, ...]:
+    """Say under which condition the update acts at all."""
+    if config.raw.get("alora_invocation_tokens"):
+        return ("activated LoRA: the update acts only on the tokens after its invocation tokens",)
+    return ()
+
+
+def label(config: AdapterConfig, parts: Shapes) -> str:
     """Name the method as people say it."""
     plain = "rsLoRA" if config.use_rslora else "LoRA"
-    return "DoRA" if config.use_dora or "lora_magnitude_vector" in parts else plain
+    return "DoRA" if config.use_dora or needs_base(parts) else plain
 
 
-def rank(parts: Mapping[str, tuple[int, ...]]) -> int:
+def needs_base(parts: Shapes) -> bool:
+    """Return whether dW depends on the base weight, as that of DoRA does."""
+    return "lora_magnitude_vector" in parts
+
+
+def rank(parts: Shapes) -> int:
     """Return the stored rank: the number of rows of A."""
     shape = parts.get("lora_A") or parts.get("lora_embedding_A")
     if shape is None:
@@ -72,40 +89,36 @@ def rank(parts: Mapping[str, tuple[int, ...]]) -> int:
     return shape[0]
 
 
-def fits(parts: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
-    """Return the `[out, in]` shape of `B A`, None when a factor is missing."""
-    if "lora_embedding_A" in parts and "lora_embedding_B" in parts:
-        return parts["lora_embedding_A"][1], parts["lora_embedding_B"][0]
-    if "lora_A" in parts and "lora_B" in parts:
-        return parts["lora_B"][0], Layout("kernel", parts["lora_A"]).shape[1]
-    return None
+def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
+    """Return the `[out, in]` shape of `B A`. Raises MatchError when a part is missing or the ranks disagree."""
+    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+    A, B = (parts.get(f"lora_{'embedding_' * embedding}{factor}") for factor in "AB")
+    if A is None or B is None:
+        raise MatchError(f"'{show(module)}': one of its factors is missing ({listing(parts)} is there).")
+    if config.use_dora and not needs_base(parts):
+        raise MatchError(f"'{show(module)}': DoRA without its lora_magnitude_vector.")
+    if len(A) < 2 or len(B) < 2 or (B[1] != A[0] and (len(A) == 2 or A[0] % B[1])):
+        raise MatchError(f"'{show(module)}': its factors B {list(B)} and A {list(A)} disagree on the rank.")
+    return (A[1], B[0]) if embedding else (B[0], Layout("kernel", A).shape[1])
 
 
 def update(target: Target, config: AdapterConfig) -> Update:
     """Return dW of one module, in factors wherever it has them."""
-    parts = target.parts
-    scaling = config.scaling_of(target.module)
-    if "lora_embedding_A" in parts:
+    parts, embedding = target.parts, "lora_embedding_A" in target.parts
+    scaling = config.scaling_of(target.module, rank({part: tuple(tensor.shape) for part, tensor in parts.items()}))
+    if embedding:
         B, A = parts["lora_embedding_A"].float().T * scaling, parts["lora_embedding_B"].float().T
-        axis = "columns"
     else:
-        A = parts["lora_A"].float().flatten(1)
-        B = parts["lora_B"].float().flatten(1) * scaling
-        axis = "rows"
+        B, A = parts["lora_B"].float().flatten(1) * scaling, parts["lora_A"].float().flatten(1)
     low_rank = LowRank(B, A)
     magnitude = parts.get("lora_magnitude_vector")
     if magnitude is None:
-        if config.use_dora:
-            raise MatchError(f"'{show(target.module)}': DoRA without its lora_magnitude_vector.")
         return low_rank
+    # The norm runs over the inputs of each output; for an embedding, over the vocabulary of each dimension.
     base = target.base()
-    rows = min(base.shape[0], low_rank.shape[0])
-    direction = (base + low_rank.dense()) if rows == base.shape[0] == low_rank.shape[0] else None
-    if direction is None:
-        raise UnsupportedError(f"'{show(target.module)}': DoRA on a grown vocabulary is not read.")
-    norm = torch.linalg.vector_norm(direction.double(), dim=1 if axis == "rows" else 0)
+    norm = torch.linalg.vector_norm((base + low_rank.dense()).double(), dim=0 if embedding else 1)
     gain = (magnitude.double().flatten() / norm).float()
-    return Rescaled(base, low_rank, gain, axis="rows" if axis == "rows" else "columns")
+    return Rescaled(base, low_rank, gain, axis="columns" if embedding else "rows")
 
 
-LORA = Family("LORA", check, parse, label, rank, fits, update)
+LORA = Family("LORA", check, parse, is_state, notes, label, rank, fits, needs_base, update)

@@ -1,0 +1,5 @@
+"""`python -m spectra` is the command `spectra`."""
+
+from spectra.cli.main import main
+
+main()

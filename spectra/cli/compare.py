@@ -1,0 +1,85 @@
+"""`spectra compare`: LoRA beside full fine-tuning on one page."""
+
+import click
+
+from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options
+from spectra.cli.progress import progress_bar
+from spectra.errors import UsageError
+from spectra.text import show
+
+
+def named(given: tuple[str, ...], option: str) -> dict[str, str]:
+    """Split NAME=PATH options; a lone PATH is named after its last part."""
+    models: dict[str, str] = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if not equals:
+            name, path = word.rstrip("/").rpartition("/")[2], word
+        if not name or not path:
+            raise UsageError(f"{option} takes NAME=PATH, not '{show(word)}'.")
+        if name in models:
+            raise UsageError(f"{option}: the name '{show(name)}' is given twice.")
+        models[name] = path
+    return models
+
+
+@click.command(name="compare", short_help="Several tuned models of one base on one page.")
+@click.argument("base")
+@click.option("--lora", multiple=True, metavar="NAME=PATH", help="An adapter to compare; may be repeated.")
+@click.option("--full", multiple=True, metavar="NAME=PATH", help="A full fine-tune to compare; may be repeated.")
+@click.option("--matrix", metavar="NAME", help="The weight whose similarity maps are drawn.")
+@click.option("--guide", is_flag=True, help="Print the decision table for this base, with measured numbers.")
+@analysis_options
+@output_options
+@fail_on
+@click.pass_context
+def command(
+    ctx: click.Context,
+    base: str,
+    lora: tuple[str, ...],
+    full: tuple[str, ...],
+    matrix: str | None,
+    guide: bool,
+    analysis: Analysis,
+    output: Output,
+    fail_on: str,
+) -> None:
+    """Put several tuned models of BASE on one page, ranked by evidence.
+
+    \b
+    Example:
+      spectra compare base --lora r8=adapters/r8 --lora r64=adapters/r64 --full full=tuned --html compare.html
+      spectra compare base --guide
+    """
+    import spectra
+    from spectra.reports import terminal
+
+    adapters, tuned = named(lora, "--lora"), named(full, "--full")
+    twice = set(adapters) & set(tuned)
+    if twice:
+        raise UsageError(f"the name '{show(min(twice))}' is given to a --lora and a --full.")
+    output.check()
+    if not adapters and not tuned:
+        if not guide:
+            raise UsageError("nothing to compare: give --lora NAME=PATH or --full NAME=PATH, or --guide alone.")
+        terminal.show(terminal.guide(spectra.guide(base)))
+        return
+    for name, path in (*adapters.items(), *tuned.items()):
+        with spectra.open_pairs(base, path, allow_unmatched=analysis.allow_unmatched) as pairs:
+            _check_kind(name, pairs.info.method, "--full" if name in tuned else "--lora")
+    with progress_bar("measuring") as progress:
+        found = spectra.compare(base, {**adapters, **tuned}, matrix=matrix, progress=progress, **analysis.keywords())
+    if not output.to_stdout:
+        terminal.show(terminal.comparison(found))
+        if guide:
+            terminal.show(terminal.guide(found.guide))
+    output.write(found)
+    severities = {finding.severity for model in found.models.values() for finding in model.findings}
+    ctx.exit(exit_code(found.failed, severities, fail_on))
+
+
+def _check_kind(name: str, method: str, given: str) -> None:
+    """Refuse a full fine-tune given as --lora, or the other way round: the page would mislead."""
+    wanted = "--full" if method == "full fine-tuning" else "--lora"
+    if wanted != given:
+        raise UsageError(f"'{show(name)}' holds {method}: give it as {wanted}.")

@@ -1,0 +1,131 @@
+"""Options that commands share, declared once; a command receives one object for each kind."""
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from spectra.errors import MachineError, UsageError
+from spectra.text import show
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+STDOUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """How to measure. The names are those of `spectra.diagnose`."""
+
+    k: int
+    epsilon: float
+    side: str
+    method: str
+    device: str
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    allow_unmatched: bool
+
+    def keywords(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where results go besides the terminal; `-` is stdout."""
+
+    json: str | None
+    csv: str | None
+    html: str | None
+    figures: Path | None
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether data takes stdout, so that the summary must not."""
+        return STDOUT in (self.json, self.csv, self.html)
+
+    def check(self) -> None:
+        """Refuse, before any work, targets that cannot be written."""
+        targets = [target for target in (self.json, self.csv, self.html) if target is not None]
+        if targets.count(STDOUT) > 1:
+            raise UsageError("only one of --json, --csv and --html can be '-' (stdout).")
+        for target in targets:
+            folder = Path(target).parent
+            if target != STDOUT and not folder.is_dir():
+                raise MachineError(f"the folder '{show(folder)}' for '{show(target)}' does not exist. Make it first.")
+
+    def write(self, result: Any) -> None:
+        """Write a report or comparison everywhere that was asked, and say where on stderr."""
+        for target, text in ((self.json, result.to_json), (self.csv, result.to_csv), (self.html, result.to_html)):
+            if target == STDOUT:
+                click.echo(text(), nl=False)
+            elif target is not None:
+                text(target)
+                click.echo(f"wrote {show(target)}", err=True)
+        if self.figures is not None:
+            written = result.save_figures(self.figures)
+            click.echo(f"wrote {len(written)} files into {show(self.figures)}", err=True)
+
+
+_ANALYSIS = (
+    click.option("--k", default=10, show_default=True, help="Leading singular vectors compared in each matrix."),
+    click.option(
+        "--epsilon", default=0.5, show_default=True, help="A direction less similar to the base than this intrudes."
+    ),
+    click.option(
+        "--side",
+        type=click.Choice(["left", "right", "both"]),
+        default="left",
+        show_default=True,
+        help="Output directions (the paper's), input directions, or both.",
+    ),
+    click.option("--method", default="auto", show_default=True, help="Engine: auto or exact (full decompositions)."),
+    click.option("--device", default="auto", show_default=True, help="Where to compute: auto, cpu or cuda."),
+    click.option(
+        "--include", multiple=True, metavar="PATTERN", help="Only weights whose name has this (q_proj, *.3.*)."
+    ),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out weights whose name has this."),
+    click.option("--allow-unmatched", is_flag=True, help="List adapter tensors that match nothing, and go on."),
+)
+_OUTPUT = (
+    click.option("--json", metavar="FILE", help="Write everything as JSON ('-' is stdout)."),
+    click.option("--csv", metavar="FILE", help="Write one line a matrix as CSV ('-' is stdout)."),
+    click.option("--html", metavar="FILE", help="Write a report page, one file without script ('-' is stdout)."),
+    click.option(
+        "--figures", metavar="DIR", type=click.Path(path_type=Path), help="Write every figure as PNG, SVG and PDF."
+    ),
+)
+fail_on = click.option(
+    "--fail-on",
+    type=click.Choice(["never", "error", "warning"]),
+    default="never",
+    show_default=True,
+    help="Exit with 1 when there are findings of this severity or worse.",
+)
+
+
+def _gathered(options: tuple[Any, ...], kind: type[Any], name: str) -> Callable[[Command], Command]:
+    def decorate(function: Command) -> Command:
+        @wraps(function)
+        def gathered(**given: Any) -> Any:
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            return function(**given)
+
+        decorated: Any = gathered
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+analysis_options = _gathered(_ANALYSIS, Analysis, "analysis")
+output_options = _gathered(_OUTPUT, Output, "output")
+
+
+def exit_code(failed: int, severities: Set[str], threshold: str) -> int:
+    """Return 1 when rows failed, or findings reach the threshold, else 0."""
+    reached = {"never": (), "error": ("error",), "warning": ("error", "warning")}[threshold]
+    return 1 if failed or any(severity in reached for severity in severities) else 0

@@ -1,0 +1,112 @@
+"""Where the tensors of an adapter belong in the base."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from spectra.errors import UnsupportedError
+from spectra.loaders.adapters.config import AdapterConfig
+from spectra.loaders.adapters.contents import Contents, Module
+from spectra.loaders.base import HEADS, Base, head_of_other_size
+from spectra.loaders.header import FLOATS
+from spectra.loaders.matching import Prefix, find_prefix, plain, unmatched
+from spectra.loaders.plan import Plan
+from spectra.text import listing, show
+
+_WEIGHT_NAMES = (".weight", ".in_proj_weight", "")
+_LOST = "matches nothing in the base"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """For a base key: the modules that adapt it (several where they are tied), or the tensor that replaces it."""
+
+    adapted: Mapping[str, list[Module]]
+    replaced: Mapping[str, str]
+
+
+def place(contents: Contents, base: Base, plan: Plan, config: AdapterConfig, *, allow_unmatched: bool) -> Places:
+    """Find the base weight of every adapted module and of every tensor stored in full.
+
+    Raises MatchError listing what matches nothing (unless `allow_unmatched`), UnsupportedError for a
+    weight that is both stored in full and adapted by factors.
+    """
+    known = _homes(base)
+    placeable = [name for name in contents.modules if name in known or base.tied_to(name) is None]
+    rule = find_prefix(placeable or list(contents.modules), known, f"'{show(plan.source.label)}'")
+    if rule.strip or rule.add:
+        plan.notes.append(f"the adapter's names match the base {rule}")
+    adapted, lost = _place_modules(contents, base, known, rule)
+    if lost and not allow_unmatched:
+        raise unmatched(lost, known, f"the modules adapted by '{show(plan.source.label)}'")
+    for name in lost:
+        for key in contents.modules[name].parts.values():
+            plan.skip(key, _LOST)
+    replaced = _place_replaced(contents, base, plan, config, rule, allow_unmatched)
+    both = adapted.keys() & replaced.keys()
+    if both:
+        raise UnsupportedError(f"{listing(sorted(both), 3)}: stored in full and adapted by factors at once.")
+    return Places(adapted, replaced)
+
+
+def _homes(base: Base) -> dict[str, str]:
+    """Map every name a module can have to the base key of its weight."""
+    known: dict[str, str] = {}
+    for key, info in base.tensors.items():
+        if len(info.shape) < 2:
+            continue
+        for suffix in _WEIGHT_NAMES:
+            if key.endswith(suffix):
+                known.setdefault(plain(key).removesuffix(suffix), key)
+    return known
+
+
+def _place_modules(
+    contents: Contents, base: Base, known: Mapping[str, str], rule: Prefix
+) -> tuple[dict[str, list[Module]], list[str]]:
+    adapted: dict[str, list[Module]] = {}
+    lost = []
+    for name, module in contents.modules.items():
+        key = known.get(rule(name)) if name.startswith(rule.strip) else None
+        key = key or base.tied_to(name)
+        if key is None:
+            lost.append(name)
+        else:
+            adapted.setdefault(base.tensors[key].alias or key, []).append(module)
+    return adapted, lost
+
+
+def _place_replaced(
+    contents: Contents, base: Base, plan: Plan, config: AdapterConfig, rule: Prefix, allow: bool
+) -> dict[str, str]:
+    """Match tensors stored in full: `modules_to_save`, resized embeddings, trained biases."""
+    keys = {plain(key): key for key in base.tensors}
+    heads = (*config.saved_modules, *(HEADS if config.task_type else ()))
+    homes, lost = {}, []
+    for name, key in contents.replaced.items():
+        home = keys.get(rule(name), keys.get(name))
+        reason = _reason_against(name, key, home, base, plan, heads)
+        if reason == _LOST and not allow:
+            lost.append(name)
+        elif reason is not None:
+            plan.skip(key, reason)
+        elif home is not None:
+            homes[home] = key
+    if lost:
+        raise unmatched(lost, keys, f"the tensors of '{show(plan.source.label)}'")
+    return homes
+
+
+def _reason_against(
+    name: str, key: str, home: str | None, base: Base, plan: Plan, heads: tuple[str, ...]
+) -> str | None:
+    info = plan.source.header.tensors[key]
+    if len(info.shape) < 2:
+        return "a vector or scalar: it has no singular vectors"
+    if info.dtype not in FLOATS:
+        return f"stored as {info.dtype}: not a floating-point weight"
+    if home is not None:
+        return base.unfit(home) or head_of_other_size(home, base.tensors[home].shape, info.shape)
+    tied = base.tied_to(name.removesuffix(".weight"))
+    if tied is not None:
+        return f"in the base it is tied to '{show(tied)}' and not stored"
+    return "a new module: the base has no such weight" if any(f".{head}." in f".{name}." for head in heads) else _LOST

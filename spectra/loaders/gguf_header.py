@@ -1,0 +1,188 @@
+"""The header of a GGUF file: what it declares and its tensors by name, nothing dequantised.
+
+Every count and length in the file is held against the bytes that are left before it is believed, so
+that a file of 49 bytes cannot ask for terabytes. Numbers are little-endian; versions 2 and 3.
+
+The layout: magic `GGUF`, version u32, number of tensors u64, of key-value pairs u64; the pairs (key,
+type u32, value); one record a tensor (name, dimensions u32, extents u64 with the innermost first,
+type u32, offset u64); padding; the data. A text is a u64 length and its UTF-8 bytes.
+"""
+
+import hashlib
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectra.errors import FormatError, UnsupportedError
+from spectra.loaders.files import open_regular, require_regular
+from spectra.loaders.header import FileRecord, Header, TensorInfo
+from spectra.text import show
+
+MAGIC = b"GGUF"
+MAX_DIMENSIONS, MAX_TENSORS, MAX_ITEMS, MAX_TEXT = 4, 500_000, 4_000_000, 65_535
+# ggml type -> name, elements a block, bytes a block (gguf 0.19, GGML_QUANT_SIZES).
+TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+}  # fmt: skip
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_TEXT, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTensor(TensorInfo):
+    """A tensor stored in blocks of quantised values; `stored` is what it takes on disk."""
+
+    stored: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.stored
+
+
+def read(path: Path) -> Header:
+    """Read and check the header of a GGUF file.
+
+    Metadata keeps texts and numbers as texts; arrays (the tokenizer) are passed over. Raises FormatError
+    for counts, lengths and offsets the file cannot hold, UnsupportedError for other versions and types.
+    """
+    size, name = require_regular(path), show(path.name)
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        cursor = _Cursor(raw, size, name)
+        magic, version, n_tensors, n_pairs = (cursor.take(4), *cursor.numbers("<IQQ"))
+        if magic != MAGIC:
+            raise FormatError(f"{name} is no GGUF file.")
+        if version not in (2, 3):
+            raise UnsupportedError(f"{name} is GGUF version {version}; versions 2 and 3 are read.")
+        cursor.afford(n_pairs, 13, "key-value pairs")
+        pairs = [cursor.pair() for _ in range(n_pairs)]
+        cursor.afford(n_tensors, 24, "tensors", MAX_TENSORS)
+        records = [cursor.record() for _ in range(n_tensors)]
+        digest = hashlib.sha256(raw[: cursor.position]).hexdigest()
+    metadata = dict(pairs)
+    if len(metadata) != len(pairs):
+        raise FormatError(f"{name}: a key of its metadata stands twice.")
+    alignment = _alignment(metadata, name)
+    available = size - (cursor.position + -cursor.position % alignment)
+    tensors = _placed(records, available, alignment, name, path)
+    return Header("GGUF", (FileRecord(path.name, size, digest),), tensors, metadata)
+
+
+def _alignment(metadata: dict[str, str], name: str) -> int:
+    value = metadata.get("general.alignment", "32")
+    if not value.isdecimal() or not 0 < int(value) <= 2**20 or int(value) & (int(value) - 1):
+        raise FormatError(f"{name}: general.alignment is {show(value)}, not a power of two.")
+    return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    stored: int
+
+
+def _placed(records: list[_Record], available: int, alignment: int, name: str, path: Path) -> dict[str, TensorInfo]:
+    """Check that the tensors lie in the data one after the other, and return them in the file's order."""
+    tensors: dict[str, TensorInfo] = {}
+    position = 0
+    for record in sorted(records, key=lambda record: record.offset):
+        where = f"{name}: tensor '{show(record.name)}'"
+        if record.offset % alignment or record.offset < position:
+            raise FormatError(f"{where} begins at byte {record.offset}: not aligned, or inside the tensor before it.")
+        position = record.offset + record.stored
+        if position > available:
+            raise FormatError(f"{where} is truncated: it ends at byte {position} of {max(available, 0)}.")
+    for record in records:
+        if record.name in tensors:
+            raise FormatError(f"{name}: the tensor '{show(record.name)}' stands twice.")
+        tensors[record.name] = BlockTensor(record.dtype, record.shape, path, stored=record.stored)
+    return tensors
+
+
+class _Cursor:
+    """Reads forward through the header and never past the end of the file."""
+
+    def __init__(self, raw: mmap.mmap, size: int, name: str) -> None:
+        self.raw, self.size, self.name, self.position = raw, size, name, 0
+
+    def afford(self, count: int, least: int, what: str, most: int = MAX_ITEMS) -> None:
+        """Refuse a count of things that take at least `least` bytes each when they cannot all be there."""
+        left = self.size - self.position
+        if count * least > left or count > most:
+            raise FormatError(f"{self.name} claims {count} {what} with {left} bytes left. Download it again.")
+
+    def take(self, length: int) -> bytes:
+        left = self.size - self.position
+        if length > left:
+            raise FormatError(f"{self.name} is truncated: {length} bytes wanted, {left} left. Download it again.")
+        self.position += length
+        return self.raw[self.position - length : self.position]
+
+    def numbers(self, form: str) -> tuple[int, ...]:
+        return struct.unpack(form, self.take(struct.calcsize(form)))
+
+    def text(self) -> str:
+        (length,) = self.numbers("<Q")
+        return self.take(length).decode("utf-8", "backslashreplace")
+
+    def pair(self) -> tuple[str, str]:
+        """Read one key and its value; an array's value is its length."""
+        key = self.text()
+        (kind,) = self.numbers("<I")
+        if kind == _TEXT:
+            return key, self.text()[:MAX_TEXT]
+        if kind == _ARRAY:
+            return key, f"{self.skip_array()} items"
+        return key, str(self.numbers("<" + self.scalar(kind))[0])
+
+    def scalar(self, kind: int) -> str:
+        if kind not in _SCALARS:
+            raise FormatError(f"{self.name} has a value of the unknown type {kind}.")
+        return _SCALARS[kind]
+
+    def skip_array(self) -> int:
+        kind, count = self.numbers("<IQ")
+        if kind == _ARRAY:
+            raise UnsupportedError(f"{self.name} has an array of arrays in its metadata.")
+        if kind != _TEXT:
+            self.afford(count, struct.calcsize(self.scalar(kind)), "numbers")
+            self.position += count * struct.calcsize("<" + self.scalar(kind))
+            return count
+        self.afford(count, 8, "texts")
+        raw, position, size = self.raw, self.position, self.size
+        for _ in range(count):
+            position += 8 + int.from_bytes(raw[position : position + 8], "little")
+            if position > size:
+                raise FormatError(f"{self.name} is truncated inside a list of texts.")
+        self.position = position
+        return count
+
+    def record(self) -> _Record:
+        """Read one tensor's record; the shape is turned so that the last axis is the innermost."""
+        key = self.text()
+        (dimensions,) = self.numbers("<I")
+        where = f"{self.name}: tensor '{show(key)}'"
+        if dimensions > MAX_DIMENSIONS:
+            raise FormatError(f"{where} has {dimensions} dimensions, over the limit of {MAX_DIMENSIONS}.")
+        shape = self.numbers(f"<{dimensions}Q")[::-1]
+        kind, offset = self.numbers("<IQ")
+        if kind not in TYPES:
+            raise UnsupportedError(f"{where} has the type {kind}, which this version of spectra does not know.")
+        dtype, block, block_bytes = TYPES[kind]
+        innermost = shape[-1] if shape else 1
+        if innermost % block:
+            raise FormatError(f"{where}: rows of {innermost} are no whole blocks of {dtype} ({block}).")
+        elements = 1
+        for extent in shape:
+            elements *= extent
+        return _Record(key, dtype, shape, offset, elements // block * block_bytes)

@@ -1,0 +1,98 @@
+"""Whether `diagnose` reads a file, and if not, why: known from names and configuration alone. Torch-free.
+
+The two tables repeat what `adapters.lora` refuses, which cannot be imported without torch; a test holds
+them equal.
+"""
+
+from collections.abc import Callable
+
+from spectra.errors import UnsupportedError
+from spectra.loaders.declared import Evidence, plain, scale
+from spectra.loaders.header import FLOATS
+from spectra.loaders.methods import DORA, FULL, LORA, TOKENS, Fate
+from spectra.text import listing, show
+
+READ_TYPES = ("LORA",)
+REFUSED_OPTIONS = {
+    "target_parameters": "targets fused expert tensors (target_parameters)",
+    "layer_replication": "replicates layers of the base (layer_replication)",
+    "use_qalora": "is QA-LoRA, whose A acts on pooled inputs (use_qalora)",
+    "use_bdlora": "stores a factor as diagonal blocks (use_bdlora)",
+    "kasa_config": "removes part of the base first (KaSA)",
+    "trainable_token_indices": "replaces single rows of the embedding (trainable_token_indices)",
+    "enable_lora": "is the MergedLinear of PEFT 0.2 or loralib, with grouped factors (enable_lora)",
+    "arrow_config": "mixes experts per token (Arrow)",
+}
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+MERGE = "merge it with its own library and diagnose the merged model as a full fine-tune"
+
+
+def refusal(evidence: Evidence) -> str | None:
+    """Return why `diagnose` does not read this file, None when it does."""
+    return next((reason for check in _CHECKS if (reason := check(evidence))), None)
+
+
+def _container(evidence: Evidence) -> str | None:
+    kind = evidence.header.container.partition(",")[0]
+    if kind in ("GGUF", "NumPy archive"):
+        return f"{kind} is not read as weights yet: give the same model as safetensors"
+    return None
+
+
+def _packed(evidence: Evidence) -> str | None:
+    if evidence.packed is None:
+        return None
+    return f"it is packed by {evidence.packed}: give the unquantised checkpoint it was made from"
+
+
+def _method(evidence: Evidence) -> str | None:
+    method, declared = evidence.method, evidence.declared.peft_type
+    if method.fate is Fate.NONE:
+        return f"{method.name} has no fixed weight update, so there is no dW to analyse"
+    if evidence.declared.foreign is not None:
+        return evidence.declared.foreign
+    if method.fate is Fate.MERGE or (declared is not None and declared not in READ_TYPES):
+        return f"{method.name} is not read yet: {MERGE}"
+    if method is not FULL and evidence.declared.peft is None:
+        return "adapter_config.json is missing beside it, and with it the scale: give the adapter's whole folder"
+    styles = set(evidence.contents.methods) - {DORA, LORA, TOKENS}
+    if declared is not None and styles:
+        names = listing(style.name for style in styles)
+        return f"its tensors are named as {names}, not as PEFT names LoRA's: {MERGE}"
+    return None
+
+
+def _options(evidence: Evidence) -> str | None:
+    config = evidence.declared.peft
+    if config is None:
+        return None
+    for option, meaning in REFUSED_OPTIONS.items():
+        if config.raw.get(option) not in (None, False, [], {}):
+            return f"it {meaning}"
+    start = config.raw.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
+        convert = "save it with PEFT's path_initial_model_for_weight_conversion"
+        return f"init_lora_weights '{show(start)}' changed the base, so dW is not s B A: {convert}"
+    try:
+        scale(evidence)
+    except UnsupportedError as fault:
+        return show(fault, 200)
+    return None
+
+
+def _contents(evidence: Evidence) -> str | None:
+    if evidence.method is FULL:
+        matrices = [info for info in evidence.header.tensors.values() if len(info.shape) > 1 and info.dtype in FLOATS]
+        return None if matrices else "it holds no matrix of floating-point weights"
+    if len(evidence.contents.adapters) > 1:
+        return "several adapters lie in one file: save one a file"
+    faulty = evidence.faulty()
+    if faulty["missing"]:
+        return f"a factor is missing: {listing(map(plain, faulty['missing']), 2)}"
+    if faulty["inner"]:
+        return f"two factors disagree about the rank: {listing(map(plain, faulty['inner']), 2)}"
+    dora = evidence.declared.peft is not None and evidence.declared.peft.use_dora
+    return "DoRA without its lora_magnitude_vector" if dora and DORA not in evidence.contents.methods else None
+
+
+_CHECKS: tuple[Callable[[Evidence], str | None], ...] = (_container, _packed, _method, _options, _contents)

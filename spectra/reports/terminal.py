@@ -1,0 +1,176 @@
+"""The summary a person reads in ten seconds, on a terminal or as plain text."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from spectra.analysis.comparison import ModelComparison
+from spectra.analysis.diagnosis import Diagnosis
+from spectra.analysis.guide import Guide
+from spectra.findings.finding import Finding
+from spectra.metrics.layer import FAILURES
+from spectra.reports import words
+from spectra.text import count, percent
+from spectra.text import show as safe
+
+_COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+_BARS = "▁▂▃▄▅▆▇█"
+_MAX_MODULES = 6
+
+
+def show(renderable: RenderableType) -> None:
+    """Print to stdout, coloured only where it is a terminal."""
+    Console(soft_wrap=False, highlight=False, emoji=False, markup=False).print(renderable)
+
+
+def text(renderable: RenderableType, width: int = 100) -> str:
+    """Return the plain text that `show` would print."""
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False, emoji=False, markup=False, no_color=True).print(renderable)
+    return out.getvalue()
+
+
+def summary(report: Diagnosis) -> RenderableType:
+    """Lay out a diagnosis: what it is, the headline, the numbers, what they mean, what was left out."""
+    base, tuned = report.provenance["base"]["label"], report.provenance["tuned"]["label"]
+    parts: list[RenderableType] = [
+        Text.assemble((safe(base), "bold"), " → ", (safe(tuned), "bold")),
+        Text(f"{words.kind(report.info)}; {words.stored(report)}", style="dim"),
+        Text(),
+        Text(words.headline(report), style="bold"),
+        Text(),
+        _numbers(report),
+    ]
+    parts += _findings(report.findings)
+    parts += [Text(line, style="dim") for line in _left_out(report)]
+    return Group(*parts)
+
+
+def _numbers(report: Diagnosis) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    found = report.summary
+    grid.add_row("matrices", _matrices(report))
+    if found["measured"]:
+        options = report.provenance
+        compared = f"k = {options['k']}, epsilon = {options['epsilon']:g}, {options['side']}"
+        intruders = (
+            f"{found['intruders']} of {found['examined']} ({compared}; by chance similar {words.chance(report)})"
+        )
+        grid.add_row("intruders", intruders)
+        blocks = [row for row in found["by_block"] if row["name"] is not None]
+        if found["intruders"] and len(blocks) > 1:
+            grid.add_row("  by block", _bars(blocks))
+        if found["intruders"]:
+            grid.add_row("  by module", _modules(found["by_module"]))
+        grid.add_row("rank of dW", words.rank_line(report))
+        grid.add_row("size of dW", words.size_line(report))
+    return grid
+
+
+def _matrices(report: Diagnosis) -> str:
+    found = report.summary
+    engine = f"{report.provenance['device']}, {report.provenance['seconds']:.1f} s"
+    parts = [f"{found['measured']} measured"]
+    if found["zero_updates"]:
+        parts.append(f"{found['zero_updates']} unchanged")
+    if found["failed"]:
+        parts.append(f"{found['failed']} failed")
+    return f"{', '.join(parts)} ({engine})"
+
+
+def _bars(blocks: Sequence[dict[str, Any]]) -> Text:
+    shares = [row["intruders"] / row["examined"] if row["examined"] else 0.0 for row in blocks]
+    top = max(shares)
+    line = "".join(_BARS[min(int(share / top * 7.999), 7)] if share else "·" for share in shares)
+    first, last = blocks[0]["name"], blocks[-1]["name"]
+    worst = blocks[shares.index(top)]
+    text = f" {last}   most in block {worst['name']}: {worst['intruders']} of {worst['examined']}"
+    return Text.assemble(f"{first} ", (line, "yellow"), text)
+
+
+def _modules(modules: Sequence[dict[str, Any]]) -> str:
+    order = sorted(modules, key=lambda row: -row["intruders"])
+    shown = [f"{safe(row['name'], 40)} {row['intruders']}/{row['examined']}" for row in order if row["intruders"]]
+    rest = len(shown) - _MAX_MODULES
+    return " · ".join(shown[:_MAX_MODULES]) + (f" · {rest} more" if rest > 0 else "")
+
+
+def _findings(findings: Sequence[Finding]) -> list[RenderableType]:
+    if not findings:
+        return [Text(), Text("Nothing looks wrong.", style="green")]
+    parts: list[RenderableType] = [Text()]
+    for finding in findings:
+        head = Text.assemble(
+            (finding.severity, _COLOURS[finding.severity]), f" {finding.code} {safe(finding.message, None)}"
+        )
+        parts += [head, Padding(Text(f"→ {safe(finding.advice, None)}", style="dim"), (0, 0, 0, 2))]
+    return parts
+
+
+def _left_out(report: Diagnosis) -> list[str]:
+    lines = [
+        f"failed: {words.where(layer)}: {safe(layer.reason, None)}" for layer in report.rows if layer.status in FAILURES
+    ]
+    lines = lines[:5] + ([f"failed: {len(lines) - 5} more"] if len(lines) > 5 else [])
+    named = report.info.base_named
+    if named:
+        lines.append(f"the adapter names its base '{safe(named)}'")
+    lines += [f"note: {safe(note, None)}" for note in report.provenance["notes"]]
+    if report.skipped:
+        reasons = "; ".join(f"{reason} ({number})" for reason, number, _ in words.skipped_by_reason(report.skipped)[:4])
+        lines.append(f"{count(len(report.skipped), 'tensor')} not analysed: {reasons}")
+    return ["", *lines] if lines else []
+
+
+def comparison(found: ModelComparison) -> RenderableType:
+    """Lay out a comparison: the models ranked, the sentences that follow, each with its source."""
+    ranking = Table(title="Ranked by evidence: most like full fine-tuning first", title_justify="left", box=None)
+    ranking.add_column("", justify="right")
+    ranking.add_column("model")
+    ranking.add_column("method")
+    for name in ("intruders", "rank of dW", "size of dW", "parameters"):
+        ranking.add_column(name, justify="right", no_wrap=True)
+    sentences: list[RenderableType] = []
+    for standing in found.standings:
+        model = found.models[standing.name]
+        ranking.add_row(
+            str(standing.place),
+            Text(safe(standing.name, 32), style="bold"),
+            standing.method,
+            f"{standing.intruders} of {standing.examined} ({percent(standing.share)})",
+            f"{standing.effective_rank:.1f}",
+            f"{standing.update_ratio:.3g}",
+            percent(model.summary["parameters"]["share"] or 0.0),
+        )
+        sentences.append(Text(safe(standing.name), style="bold"))
+        sentences += [
+            Padding(Text.assemble(claim.text, (f"  [{claim.source}]", "dim")), (0, 0, 0, 2))
+            for claim in standing.claims
+        ]
+    return Group(Text(), ranking, Text(), *sentences)
+
+
+def guide(found: Guide) -> RenderableType:
+    """Lay out the decision table: one method a row block, so that it reads at any width."""
+    parts: list[RenderableType] = [
+        Text("Which way of fine-tuning?", style="bold"),
+        Text(found.assumptions, style="dim"),
+    ]
+    for method, cells in found.rows.items():
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True, style="dim")
+        grid.add_column()
+        for column, cell in zip(found.columns, cells, strict=True):
+            mark = {"measured": "measured", "computed": "computed", "source": ""}[cell.known]
+            line = Text(safe(cell.text, None))
+            line.append(f"  [{mark}]" if mark else "", style="green")
+            grid.add_row(column, line)
+        parts += [Text(), Text(method, style="bold"), Padding(grid, (0, 0, 0, 2))]
+    return Group(*parts)

@@ -1,0 +1,98 @@
+"""The sentences that every output shares, so that terminal, page and notebook say the same."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from spectra.analysis.diagnosis import Diagnosis
+from spectra.loaders.plan import Skipped, TunedInfo
+from spectra.metrics.layer import Layer
+from spectra.text import count, listing, percent, quantity, show, size
+
+
+def kind(info: TunedInfo) -> str:
+    """What kind of update this is: 'LoRA, r = 8, alpha = 16 (scale 2) on q_proj, v_proj'."""
+    if not info.ranks:
+        return show(info.method)
+    scale = f" (scale {_span(info.scalings)})" if info.scalings else ""
+    return f"{info.method}, r = {_span(info.ranks)}, alpha = {_span(info.alphas)}{scale} on {listing(info.targets, 8)}"
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "?"
+    return f"{values[0]:.4g}" if values[0] == values[-1] else f"{values[0]:.4g} to {values[-1]:.4g}"
+
+
+def stored(report: Diagnosis) -> str:
+    """How large the update is on disk beside its base."""
+    parameters, stored_bytes = report.summary["parameters"], report.summary["bytes"]
+    share = f", {percent(parameters['share'])} of the base" if parameters["share"] else ""
+    return f"{quantity(parameters['tuned'])} parameters{share}, {size(stored_bytes['tuned'])}"
+
+
+def headline(report: Diagnosis) -> str:
+    """The one sentence to take away."""
+    summary = report.summary
+    if not summary["measured"]:
+        if summary["zero_updates"] == summary["matrices"]:
+            return f"Nothing changed: the update of all {count(summary['matrices'], 'matrix', 'matrices')} is zero."
+        return f"Nothing could be measured: {summary['failed']} of {summary['matrices']} matrices failed."
+    real = summary["new"] + summary["rotated"]
+    if not real:
+        ties = f" ({summary['degenerate']} only reflect ties of the base)" if summary["degenerate"] else ""
+        return (
+            f"No intruder dimensions{ties}: the leading directions of "
+            f"{count(summary['measured'], 'matrix', 'matrices')} are still the base's."
+        )
+    return (
+        f"{real} of {summary['examined']} leading directions ({percent(real / summary['examined'])}) are intruders: "
+        f"{summary['new']} new to the base's top space, {summary['rotated']} rotated within it."
+    )
+
+
+def chance(report: Diagnosis) -> str:
+    """The similarity that a random direction has, over the matrices measured."""
+    nulls = sorted(side.null for layer in report.rows for side in layer.intruders if side.similarity)
+    if not nulls:
+        return "none measured"
+    low, high = nulls[0], nulls[-1]
+    return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
+
+
+def rank_line(report: Diagnosis) -> str:
+    """Intrinsic rank against allotted rank."""
+    summary = report.summary
+    if summary["effective_rank"] is None:
+        return "not measured"
+    text = f"effective {summary['effective_rank']:.1f}"
+    if summary["allotted_ranks"]:
+        text += f" of {_span(summary['allotted_ranks'])} allotted"
+        if summary["utilisation"] is not None:
+            text += f" ({percent(summary['utilisation'])} used)"
+    text += f"; 90 % of the energy in {summary['energy_90']:.0f}; above rounding {summary['above_floor']:.0f}"
+    return f"{text} (medians)"
+
+
+def size_line(report: Diagnosis) -> str:
+    """Size of the update beside its weight."""
+    norms = [(layer.norm.ratio, layer) for layer in report.rows if layer.ok and layer.norm is not None]
+    if not norms:
+        return "no update"
+    middle = report.summary["update_ratio"]
+    largest, layer = max(norms, key=lambda item: item[0])
+    return f"||dW|| / ||W0|| = {middle:.3g} (median), {largest:.3g} at most ({where(layer)})"
+
+
+def where(layer: Layer) -> str:
+    """Name a matrix shortly: 'block 3 self_attn.q_proj'."""
+    found = layer.place
+    return show(found.module if found.block is None else f"block {found.block} {found.module}", 60)
+
+
+def skipped_by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, int, str]]:
+    """Group what was left out: (reason, how many, some of the names)."""
+    reasons = Counter(item.reason for item in skipped)
+    return [
+        (show(reason), number, listing([item.key for item in skipped if item.reason == reason], 3))
+        for reason, number in reasons.most_common()
+    ]

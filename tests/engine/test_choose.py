@@ -1,0 +1,101 @@
+"""The chooser takes a path, says which and why, and refuses unknown words with the nearest right one."""
+
+import pytest
+import torch
+
+from spectra import testing
+from spectra.engine import dense, factored
+from spectra.engine.choose import METHODS, decompose, require_device, require_method
+from spectra.errors import MachineError, UsageError
+from spectra.updates import LowRank
+
+BASE = testing.decaying(30, 20, seed=0)
+
+
+def low_rank():
+    factors = testing.lora({"w.weight": BASE.float()}, ["w"], rank=3, seed=1)["w"]
+    return testing.weight_pair(BASE, LowRank(*factors))
+
+
+def dense_pair():
+    return testing.weight_pair(BASE, testing.noise(30, 20, level=0.1, seed=2))
+
+
+@pytest.mark.parametrize("make", [low_rank, dense_pair])
+def test_every_decomposition_is_that_of_its_matrix(make):
+    pair = make()
+    found = decompose(pair)
+    for matrix, values in (
+        (pair.base, found.base.S),
+        (pair.tuned(), found.tuned.S),
+        (pair.update.dense(), found.update_values),
+    ):
+        expected = torch.linalg.svdvals(matrix.double())[: len(values)]
+        torch.testing.assert_close(values.double(), expected, rtol=1e-4, atol=1e-6)
+    assert found.method == "exact"
+
+
+def test_factors_are_decomposed_as_factors(monkeypatch):
+    monkeypatch.setattr(dense, "singular_values", lambda *_, **__: pytest.fail("the product was formed"))
+    found = decompose(low_rank())
+    assert len(found.update_values) == 3
+    assert "from its factors" in found.reason
+
+
+def test_a_dense_update_is_not_asked_for_vectors(monkeypatch):
+    monkeypatch.setattr(factored, "svd", lambda *_: pytest.fail("there are no factors"))
+    assert "its singular values alone" in decompose(dense_pair()).reason
+
+
+def test_a_base_that_is_known_is_not_decomposed_again():
+    pair = dense_pair()
+    base = dense.svd(pair.base)
+    assert decompose(pair, base=base).base is base
+
+
+def test_auto_is_an_engine_there_is():
+    assert require_method("auto") in METHODS
+    assert require_method("exact") == "exact"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("exakt", "method 'exakt' is unknown; did you mean 'exact'? Choose from exact, auto."),
+        ("zzz", "method 'zzz' is unknown. Choose from exact, auto."),
+    ],
+)
+def test_an_unknown_method_is_refused_with_the_nearest(word, said):
+    with pytest.raises(UsageError) as refusal:
+        require_method(word)
+    assert str(refusal.value) == said
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("cudaa", "device 'cudaa' is unknown; did you mean 'cuda'? Choose from auto, cpu, cuda."),
+        ("\x1b[31m", "device '\\x1b[31m' is unknown. Choose from auto, cpu, cuda."),
+        ("meta", "device 'meta' is not supported. Choose from auto, cpu, cuda."),
+    ],
+)
+def test_an_unknown_device_is_refused_with_the_nearest(word, said):
+    with pytest.raises(UsageError) as refusal:
+        require_device(word)
+    assert str(refusal.value) == said
+
+
+def test_a_device_that_is_not_there_is_the_machines_fault(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        MachineError, match=r"device .cuda:1. was asked for, but torch finds 1 CUDA device\. Use cpu or auto"
+    ):
+        require_device("cuda:1")
+    assert require_device("cuda:0") == "cuda:0"
+
+
+def test_auto_is_the_accelerator_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert require_device("auto") == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert require_device("auto") == "cpu"
