@@ -6,9 +6,15 @@ What it does. It pre-trains a byte-level Llama of 1.6 million parameters on Wiki
 rounds it to float16, and fine-tunes that rounded base three times on Python source: LoRA of
 rank 2, LoRA of rank 32 (both through PEFT, on all seven kinds of linear layer) and full
 fine-tuning. All weights come from training. Each run tries a few learning rates and keeps the
-gentlest one whose loss on held-out Python text is within 10% of the best, as a careful person
-would: at this size the very best loss is bought by moving most of the weights. Everything is
-stored in float16; the losses in `training.json` are those of the stored files, read back.
+smallest whose loss on held-out Python text is within 10% of the best, so that loss is a little
+optimistic. Everything is stored in float16; the losses in `training.json` are those of the stored
+files, read back.
+
+The rule matters, and it was not the first one. A first trio took the rate of the lowest loss; its
+updates moved a median of 0.42 (r = 2), 0.93 (r = 32) and 0.71 (full) of the weights' norm, so far
+that they no longer look like fine-tunes, and 66, 299 and 177 of the 350 leading directions in the
+block matrices were intruders. The rule was changed after that was seen. With the trio that ships
+they are 51, 111 and 2, at losses 7%, 6% and 8% above the best. One seed each: an example, no study.
 
 Losses of learning rates that the record in --out already holds are not measured again with
 --keep-base; the chosen run is always trained anew.
@@ -55,6 +61,10 @@ RUNS: dict[str, tuple[int | None, list[float]]] = {
     "full": (None, [1e-4, 3e-4, 1e-3, 3e-3]),
 }
 WITHIN = 1.1
+SELECTION = (
+    "the smallest rate tried whose held-out Python loss is within 10% of the best; adopted after a first trio, "
+    "chosen by the lowest loss, had 66 (lora-r2), 299 (lora-r32) and 177 (full) intruders in 350 directions"
+)
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
@@ -252,6 +262,7 @@ class Recipe:
                 "windows": f"{CONTEXT + 1} bytes, not overlapping; the first byte is not scored",
                 "arithmetic": "float32 on the stored float16 weights",
             },
+            "learning_rate_rule": SELECTION,
             "hardware": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
             "versions": {
                 "python": platform.python_version(),

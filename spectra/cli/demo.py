@@ -1,5 +1,6 @@
 """`spectra demo`: the main job on a small real model that ships with the package."""
 
+import json
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import click
 from spectra.cli.progress import progress_bar
 
 FOLDER = Path("spectra-demo")
+MODELS = ("lora-r2", "lora-r32", "full")
 
 
 @click.command(name="demo", short_help="The main job on a small real model, offline.")
@@ -28,7 +30,7 @@ def command(into: Path) -> None:
 
     trio = Path(__file__).parent.parent / "demo"
     base = trio / "base"
-    models = {"lora-r2": trio / "lora-r2", "lora-r32": trio / "lora-r32", "full": trio / "full"}
+    models = {name: trio / name for name in MODELS}
     into.mkdir(parents=True, exist_ok=True)
     with progress_bar("measuring") as progress:
         report = spectra.diagnose(base, models["lora-r2"], progress=progress)
@@ -38,4 +40,15 @@ def command(into: Path) -> None:
         found = spectra.compare(base, models, progress=progress)
     terminal.show(terminal.comparison(found))
     found.to_html(into / "compare.html")
+    click.echo("\n" + _training_record(trio))
     click.echo(f"\nThe report is {into / 'report.html'}; LoRA beside full fine-tuning is {into / 'compare.html'}.")
+
+
+def _training_record(trio: Path) -> str:
+    """What the models learnt and forgot, measured on held-out text when they were trained."""
+    record = json.loads((trio / "training.json").read_text())
+    lines = ["Held-out loss in bits per byte, from the record of their training", f"{'':12}Python  Wikipedia"]
+    for name in ("base", *MODELS):
+        loss = {text: found["bits_per_byte"] for text, found in record[name]["held_out"].items()}
+        lines.append(f"  {name:10}{loss['python']:6.2f}  {loss['wikipedia']:9.2f}")
+    return "\n".join(lines)
