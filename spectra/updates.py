@@ -11,6 +11,7 @@ import torch
 
 from spectra.errors import MatchError
 from spectra.layout import Layout
+from spectra.text import show
 
 Factors = tuple[torch.Tensor, torch.Tensor]
 
@@ -167,7 +168,9 @@ class WeightPair:
 
     def __post_init__(self) -> None:
         if tuple(self.base.shape) != self.update.shape:
-            raise MatchError(f"'{self.key}': base {list(self.base.shape)} and update {list(self.update.shape)} differ")
+            raise MatchError(
+                f"'{show(self.key)}': base {list(self.base.shape)} and update {list(self.update.shape)} differ"
+            )
         if not self.name:
             object.__setattr__(self, "name", self.key)
 

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Before torch is imported: workers share the cores, and two pools of threads on one core wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 

@@ -1,12 +1,12 @@
 """The README is true: its commands, names and numbers are those of the code."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 import spectra
 from spectra.cli.main import COMMANDS
-from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
 README = (CHECKOUT / "README.md").read_text()

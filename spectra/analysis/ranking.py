@@ -96,7 +96,11 @@ def _about_intruders(summary: Mapping[str, Any], share: float) -> Claim:
     numbers = {"intruders": found, "examined": summary["examined"], "share": share}
     counted = f"{found} of {summary['examined']} leading directions ({percent(share)}) are intruders"
     if share < FEW:
-        return Claim(f"{counted}: in this respect it behaves like full fine-tuning.", numbers, f"{PAPER}, sec. 4")
+        full = summary["method"] == "full fine-tuning"
+        verdict = (
+            "as the paper finds for full fine-tuning" if full else "in this respect it behaves like full fine-tuning"
+        )
+        return Claim(f"{counted}: {verdict}.", numbers, f"{PAPER}, sec. 4")
     if share < MANY:
         return Claim(f"{counted}: some of the base's leading directions gave way.", numbers, f"{PAPER}, sec. 4")
     return Claim(

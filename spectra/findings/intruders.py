@@ -55,8 +55,8 @@ def _advice(evidence: Evidence, share: float) -> str:
             "smaller learning rate or fewer steps."
         )
     return (
-        "If forgetting matters, measure it on the pre-training task; a higher rank, rsLoRA, alpha = 2r or a smaller "
-        "scale leaves fewer."
+        "If forgetting matters, measure it on the pre-training task. The paper finds fewer at a high rank with "
+        "alpha = 2r or rsLoRA; a smaller scale or learning rate leaves fewer too."
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout, layout_of
+from spectra.loaders.formats import ADAPTER_NAMES
 from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.matching import input_embedding, is_head, is_vocabulary
 from spectra.loaders.orientation import transposed_keys
@@ -77,13 +78,13 @@ class Base:
 
     def tied_to(self, module: str) -> str | None:
         """Return the input embedding whose weight a module shares when the base stores it only there."""
-        embedding = input_embedding(self.tensors)
+        head, coder = is_head(module), module.endswith(("encoder.embed_tokens", "decoder.embed_tokens"))
+        embedding = input_embedding(self.tensors) if head or coder else None
         if embedding is None:
             return None
-        if is_head(module):
+        if head:
             return embedding if _ties_head(self.source.config) else None
-        coder = module.endswith(("encoder.embed_tokens", "decoder.embed_tokens"))
-        return embedding if coder and embedding.endswith("shared.weight") else None
+        return embedding if embedding.endswith("shared.weight") else None
 
     def reason_against(self, key: str) -> str | None:
         """Say why a tensor is not a matrix that can be analysed, None when it can."""
@@ -119,8 +120,13 @@ def _is_expert_stack(key: str, shape: tuple[int, ...], config: Mapping[str, Any]
 
 
 def open_base(model: Model) -> Base:
-    """Open a base checkpoint, module or state dict. Packed weights are refused by name."""
-    return Base(open_source(weights_in(model)))
+    """Open a base checkpoint, module or state dict. Packed weights and adapters are refused by name."""
+    source = open_source(weights_in(model))
+    if any(record.name in ADAPTER_NAMES for record in source.header.files):
+        raise MatchError(
+            f"the base '{show(source.label)}' is an adapter. Give the base first, then what was trained on it."
+        )
+    return Base(source)
 
 
 def weights_in(model: Model) -> Model:

@@ -1,5 +1,6 @@
 """Files as they are found on disk: regular, inside their folder, and what they really are."""
 
+import difflib
 import os
 import stat
 from collections.abc import Iterator
@@ -8,9 +9,11 @@ from pathlib import Path, PureWindowsPath
 from typing import IO
 
 from spectra.errors import FormatError, InputError, UnsafeFileError
-from spectra.text import nearest, show
+from spectra.text import show
 
 HEAD = 512  # enough to recognise every kind of file below
+_MAX_NAMES = 1000
+_NOT_A_FILE = "is not a regular file but a folder, pipe or device, so it is not opened"
 
 
 def exists(path: Path) -> bool:
@@ -34,8 +37,9 @@ def require_exists(path: Path) -> None:
     if exists(path):
         return
     folder = path.parent
-    like = nearest(path.name, names_in(folder)) if exists(folder) and folder.is_dir() else None
-    hint = f" Did you mean '{show(folder / like)}'?" if like else ""
+    beside = names_in(folder)[:_MAX_NAMES] if exists(folder) and folder.is_dir() else []
+    like = difflib.get_close_matches(path.name[:255], beside, n=1)
+    hint = f" Did you mean '{show(folder / like[0])}'?" if like else ""
     if not path.is_absolute() and str(path).count("/") == 1 and not like:
         hint = f" If it is a model of the Hub, download it first: hf download {show(path)}"
     raise InputError(f"'{show(path)}' does not exist.{hint}")
@@ -51,7 +55,7 @@ def require_regular(path: Path) -> int:
         reason = fault.strerror if isinstance(fault, OSError) else "its name is not one a file can have"
         raise InputError(f"'{show(path.name)}' cannot be read: {reason}.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise UnsafeFileError(f"'{show(path.name)}' is not a regular file, so it is not opened.")
+        raise UnsafeFileError(f"'{show(path.name)}' {_NOT_A_FILE}.")
     return status.st_size
 
 
@@ -65,7 +69,7 @@ def open_regular(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"'{show(path.name)}' cannot be read: {fault.strerror}.") from None
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UnsafeFileError(f"'{show(path.name)}' is not a regular file, so it is not read.")
+            raise UnsafeFileError(f"'{show(path.name)}' {_NOT_A_FILE}.")
         try:
             yield file
         except OSError as fault:
@@ -90,7 +94,7 @@ def require_plain_name(name: object, suffix: str, where: str) -> str:
 def what_it_is_instead(head: bytes) -> str | None:
     """Say what a file that is not weights really is, judged by its first `HEAD` bytes."""
     if not head:
-        return "it is empty"
+        return "it is empty: the download did not finish"
     if head.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer: run `git lfs pull` where you cloned it"
     if head.lstrip()[:1] == b"<":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from spectra.errors import UnsupportedError
 from spectra.loaders.base import Base, head_of_other_size, plan_replaced, refuse_packed, weights_in
-from spectra.loaders.header import TensorInfo
+from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.matching import find_prefix, plain, unmatched
 from spectra.loaders.methods import FULL, Fate, recognise
 from spectra.loaders.plan import Plan, TunedInfo
@@ -66,6 +66,8 @@ def _plan_key(key: str, placed: Mapping[str, str], base: Base, plan: Plan) -> No
     untied = alias in placed and names[tuned_key].alias is None  # in the base one storage, by now two
     reason = base.unfit(key) if untied else base.reason_against(key)
     reason = reason or head_of_other_size(key, base.tensors[key].shape, names[tuned_key].shape)
+    if reason is None and names[tuned_key].dtype not in FLOATS:
+        reason = f"stored as {names[tuned_key].dtype} in the tuned checkpoint: not a floating-point weight"
     if reason is not None:
         plan.skip(key, reason)
         return

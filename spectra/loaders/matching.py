@@ -6,6 +6,7 @@ taken for all of them, names as they are before any other; two rules that match 
 ambiguity, never a guess. What torch's own wrappers put into a name is no part of it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,7 +23,7 @@ INPUT_EMBEDDINGS = (
     "token_embedding",
 )  # fmt: skip
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-_DEPTH = 3
+_DEPTH, _MOST = 3, 128
 
 
 def plain(name: str) -> str:
@@ -45,12 +46,13 @@ class Prefix:
         return " and ".join(part for part in parts if part) or "as they are"
 
 
-def _leading(names: Iterable[str]) -> set[str]:
-    found = {""}
+def _leading(names: Iterable[str]) -> list[str]:
+    """Return what names begin with, up to three parts deep; of very many beginnings the commonest."""
+    found: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
         found.update(".".join(parts[:depth]) + "." for depth in range(1, min(_DEPTH, len(parts) - 1) + 1))
-    return found
+    return ["", *(beginning for beginning, _ in found.most_common(_MOST))]
 
 
 def find_prefix(names: Collection[str], known: Collection[str], what: str) -> Prefix:

@@ -155,7 +155,7 @@ PEFT = (
     _peft("LN_TUNING", "LayerNorm tuning", r"ln_tuning_layers\.", Fate.NONE),
     _peft("XLORA", "X-LoRA", r"(?:internal_)?xlora_classifier\.", Fate.NONE),
     _peft("LILY", "Lily", r"lily_", Fate.NONE),
-    _peft("POLY", "Poly", r"poly_lora_"),
+    _peft("POLY", "Poly", r"poly_(?:lora_|router)"),
     _peft("ADAPTION_PROMPT", "LLaMA-Adapter prompts", r"adaption_(?:prompt|gate)$", Fate.NONE),
     _peft(
         "PROMPT_TUNING P_TUNING PREFIX_TUNING MULTITASK_PROMPT_TUNING CPT CARTRIDGE",
@@ -263,13 +263,10 @@ def _note_factor(
 ) -> None:
     match = method.matcher.search(virtual)
     groups = match.groupdict() if match is not None else {}
-    if not groups.get("down") and not groups.get("up"):
+    part = next((part for part in ("down", "up") if groups.get(part)), None)
+    if part is None:
         return
-    factors = modules.setdefault(groups["module"], Factors())
-    if groups["down"]:
-        factors.down = name
-    else:
-        factors.up = name
+    setattr(modules.setdefault(groups["module"], Factors()), part, name)
     if "adapter" in groups:
         adapters.add(groups["adapter"])
 

@@ -188,10 +188,11 @@ def _check(tensor: Tensor, stored: dict[str, int], where: str) -> None:
     if held is None:
         raise FormatError(f"{where}: its data is missing from the file. Download it again.")
     info = TensorInfo(tensor.dtype, tensor.shape)
-    if info.bytes > held or tensor.reach * BITS[tensor.dtype] // 8 > held:
+    claimed = max(info.bytes, tensor.reach * BITS[tensor.dtype] // 8)
+    if claimed > held:
         raise UnsafeFileError(
-            f"{where} claims {show(info.bytes, 40)} bytes of shape {show(list(tensor.shape), 60)} on a storage of "
-            f"{held}. Ask its author for safetensors."
+            f"{where} of shape {show(list(tensor.shape), 60)} claims {show(claimed, 40)} bytes of a storage of {held}. "
+            "Ask its author for safetensors."
         )
 
 

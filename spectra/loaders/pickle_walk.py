@@ -6,6 +6,7 @@ outside torch's tensor rebuilding is refused, by name.
 """
 
 import pickletools
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -94,8 +95,10 @@ def walk(pickled: IO[bytes], name: str) -> Any:
     """
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _Bounded(pickled, name))):
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in texts
+            for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _Bounded(pickled, name))):
+                machine.step(opcode.name, argument)
         root = machine.stack[-1]
     except UnsafeFileError:
         raise

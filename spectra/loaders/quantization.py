@@ -17,17 +17,20 @@ SUFFIXES = {
     ".weight_scale": "compressed-tensors or fp8",
     "._weight_qdata": "torchao",
     ".W_q": "HQQ",
-    ".weight._data": "quanto",
+    "._data": "quanto",
     "_blocks": "MXFP4",
     ".qzeros": "GPTQ or AWQ",
 }
 # Ordinary parameters have such names too; what is packed under them is no float.
-_PACKED_ITSELF = (".W_q", "_blocks", ".weight_packed", ".weight._data", "._weight_qdata")
+_PACKED_ITSELF = (".W_q", "_blocks", ".weight_packed", "._data", "._weight_qdata")
 
 
 def scheme(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> str | None:
     """Name the scheme a checkpoint is packed with, judged by its tensor names; None when it is plain."""
+    endings = tuple(SUFFIXES)
     for key, info in tensors.items():
+        if not key.endswith(endings):
+            continue
         for suffix, name in SUFFIXES.items():
             if key.endswith(suffix) and not (suffix in _PACKED_ITSELF and info.dtype in FLOATS):
                 declared = config.get("quantization_config")

@@ -1,29 +1,15 @@
-"""Whether `diagnose` reads a file, and if not, why: known from names and configuration alone. Torch-free.
-
-The two tables repeat what `adapters.lora` refuses, which cannot be imported without torch; a test holds
-them equal.
-"""
+"""Whether `diagnose` reads a file, and if not, why: known from names and configuration alone. Torch-free."""
 
 from collections.abc import Callable
 
 from spectra.errors import UnsupportedError
+from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS
 from spectra.loaders.declared import Evidence, plain, scale
 from spectra.loaders.header import FLOATS
 from spectra.loaders.methods import DORA, FULL, LORA, TOKENS, Fate
 from spectra.text import listing, show
 
 READ_TYPES = ("LORA",)
-REFUSED_OPTIONS = {
-    "target_parameters": "targets fused expert tensors (target_parameters)",
-    "layer_replication": "replicates layers of the base (layer_replication)",
-    "use_qalora": "is QA-LoRA, whose A acts on pooled inputs (use_qalora)",
-    "use_bdlora": "stores a factor as diagonal blocks (use_bdlora)",
-    "kasa_config": "removes part of the base first (KaSA)",
-    "trainable_token_indices": "replaces single rows of the embedding (trainable_token_indices)",
-    "enable_lora": "is the MergedLinear of PEFT 0.2 or loralib, with grouped factors (enable_lora)",
-    "arrow_config": "mixes experts per token (Arrow)",
-}
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 MERGE = "merge it with its own library and diagnose the merged model as a full fine-tune"
 
 

@@ -138,7 +138,16 @@ def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSo
     path = Path(model)
     header = read_weights(path, names)
     folder = path if path.is_dir() else path.parent
-    return FileSource(path.resolve().name, read_config(folder), header)
+    return FileSource(_label(path), read_config(folder), header)
+
+
+def _label(path: Path) -> str:
+    """Name a checkpoint as people do: a snapshot of the Hub's cache by its model, else by its own name."""
+    whole = path.absolute().parts
+    hub = next((part for part in whole if part.startswith("models--")), None)
+    if hub is not None and "snapshots" in whole:
+        return hub.removeprefix("models--").replace("--", "/")
+    return path.name if path.name not in ("", "..") else path.resolve().name
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -171,7 +180,7 @@ def _require_plain(key: object, tensor: object) -> None:
     if not isinstance(key, str):
         raise InputError(f"the state dict has a key that is no text: {show(repr(key), 40)}.")
     if not isinstance(tensor, torch.Tensor):
-        raise InputError(f"'{show(key)}' in the state dict is a {type(tensor).__name__}, not a tensor.")
+        raise InputError(f"'{show(key)}' in the state dict is of type {type(tensor).__name__}, not a tensor.")
     if tensor.is_meta:
         raise InputError(f"'{show(key)}' is on the meta device: it has a shape and no weights. Load the model.")
     if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in BITS:

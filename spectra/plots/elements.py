@@ -105,10 +105,10 @@ def power(value: float) -> str:
 def _columns(names: Sequence[object], width: float) -> tuple[int, int]:
     """Return how many columns a legend `width` inches wide has, and how long a name may be."""
     budget = round(17 * width)
-    longest = max((len(safe(name)) for name in names), default=0)
+    longest = max((len(safe(name, 99)) for name in names), default=0)
     fitting = max(1 if len(names) <= 4 else 2, budget // (longest + 8))
     columns = max(1, min(fitting, len(names)))
-    return columns, budget // columns - 7
+    return columns, max(8, budget // columns - 7)
 
 
 def legend_room(names: Sequence[object], width: float) -> float:
@@ -138,7 +138,7 @@ def legend(ax: Axes, handles: Sequence[Artist], names: Sequence[object], title: 
         handlelength=1.7,
         labelspacing=0.3,
     )
-    # Set afterwards: a legend leaves out names that begin with an underscore.
+    # Set afterwards: matplotlib before 3.10 leaves out names that begin with an underscore.
     for text, name in zip(box.get_texts(), names, strict=True):
         text.set(text=safe(name, limit), color=INK, **PLAIN)
 

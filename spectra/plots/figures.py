@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -107,7 +108,8 @@ def _draw(drawn: Mapping[str, Any], **options: Any) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     for name, given in drawn.items():
         plot = FIGURES[name]
-        made = plot.draw(given, **options)
+        with matplotlib.style.context("default"):
+            made = plot.draw(given, **options)
         figure = made if isinstance(made, Figure) else figure_of(made)
         figure.set_label(plot.caption)
         figures[name] = figure

@@ -8,7 +8,7 @@ from spectra.metrics.layer import Layer
 from spectra.plots.elements import PLAIN, legend, log_axis, nothing, power, safe, words
 from spectra.plots.style import CATEGORIES, MUTED, SMALL, axes
 
-_DECADES = 1e-7  # below this share of the largest value, float32 decompositions hold rounding only
+_DECADES = 1e-7  # of its largest value; what is smaller is the rounding of a float32 decomposition
 _REACH = 1 / 30
 _MARKED = 32
 
@@ -52,23 +52,24 @@ def spectrum(layer: Layer, *, ax: Axes | None = None) -> Axes:
     )
     handles, names, lowest = [], [], top
     for name, values, look in looks:
-        points = [(index, value) for index, value in zip(found.index, values, strict=False) if value > top * _DECADES]
+        least = _DECADES * max(values, default=0.0)
+        points = [(index, value) for index, value in zip(found.index, values, strict=False) if value > least]
         handles += ax.plot(*zip(*points, strict=True), **look) if points else []
         names += [name] if points else []
         lowest = min([lowest, *(value for _, value in points)])
-    low = _floor(ax, layer, lowest)
+    low, high = _floor(ax, layer, lowest, top)
     log_axis(ax, "x", 0.9, max(found.index) * 1.1)
-    log_axis(ax, "y", low / 1.6, top * 1.6)
+    log_axis(ax, "y", low / 1.6, high * 1.6)
     words(ax, x="index of singular value (1 = largest)", y="singular value")
     legend(ax, handles, names, title)
     return ax
 
 
-def _floor(ax: Axes, layer: Layer, lowest: float) -> float:
-    """Draw the rounding floor where it is near the data; return the lower end of what is drawn."""
+def _floor(ax: Axes, layer: Layer, lowest: float, highest: float) -> tuple[float, float]:
+    """Draw the rounding floor where it is near the data; return the span of what is drawn."""
     edge = layer.floor.edge if layer.floor else 0.0
     if layer.floor is None or edge < lowest * _REACH:
-        return lowest
+        return lowest, highest
     ax.axhline(edge, color=MUTED, linewidth=0.8, linestyle="--")
     ax.text(
         0.99,
@@ -81,4 +82,4 @@ def _floor(ax: Axes, layer: Layer, lowest: float) -> float:
         color=MUTED,
         **PLAIN,
     )
-    return min(lowest, edge)
+    return min(lowest, edge), max(highest, edge)

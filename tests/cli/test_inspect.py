@@ -126,7 +126,11 @@ def test_nothing_of_a_stranger_reaches_the_terminal_raw(run, adapter):
     assert code == 0
     assert r"\x1b]0;owned\x07\u202e\x0afake line" in out
     assert not [char for char in out + err if not (char.isprintable() or char == "\n")]
-    code, out, _ = run("inspect", adapter, "--json", "--tensors")
+    renamed = adapter.rename(adapter.with_name("a\x1b[2J"))
+    _, out, err = run("inspect", renamed)
+    assert out.startswith(r"a\x1b[2J")
+    assert "\x1b" not in out + err
+    code, out, _ = run("inspect", renamed, "--json", "--tensors")
     assert code == 0
     assert "\x1b" not in out
     assert "\u202e" not in out

@@ -241,3 +241,21 @@ def test_residual_and_orthogonality_are_reported_with_the_answer():
     assert 0 < found.residual < 1e-5
     assert 0 < found.orthogonality < 1e-5
     assert found.device == "cpu"
+
+
+@given(
+    kind=st.sampled_from(["random", "graded", "clustered", "deficient"]),
+    m=st.integers(1, 20),
+    n=st.integers(1, 20),
+    seed=st.integers(0, 10**6),
+    wide=st.booleans(),
+)
+def test_no_good_decomposition_is_refused(kind, m, n, seed, wide):
+    """The check must stop rubbish, and let LAPACK's own rounding pass on the first attempt."""
+    found = dense.svd(KINDS[kind](m, n, seed).to(torch.float64 if wide else torch.float32))
+    assert found.method.startswith("gesdd")
+
+
+def test_the_worst_rounding_seen_is_let_pass():
+    """A graded 4 x 4 on which gesdd leaves 141 eps, where 4 x 4 matrices leave 6 otherwise."""
+    assert dense.svd(graded(4, 4, 3)).method == "gesdd float64"

@@ -246,3 +246,4 @@ def test_a_folder_without_one_clear_choice_of_weights_says_what_it_holds(tmp_pat
 
 def test_a_path_that_does_not_exist_names_the_nearest(tmp_path, refused, base):
     refused(lambda: read_weights(tmp_path / "bsae"), "does not exist", f"Did you mean '{base}'?")
+    assert "Did you mean" not in refused(lambda: read_weights(tmp_path / "x.safetensors"), "does not exist")

@@ -37,7 +37,7 @@ LIES = {
     "a space before the brace": (" " + entry(), DATA, None, "must start with '{'"),
     "a byte order mark": ("\ufeff" + entry(), DATA, None, "must start with '{'"),
     "no UTF-8": (b'{"\xff\xfe": 1}', DATA, None, "not valid JSON"),
-    "a name twice": ('{"w": %s, "w": %s}' % (json.dumps(F32), json.dumps(F32)), DATA, None, "'w' stands twice"),
+    "a name twice": (f'{{"w": {json.dumps(F32)}, "w": {json.dumps(F32)}}}', DATA, None, "'w' stands twice"),
     "a field twice": (
         '{"w": {"dtype": "F32", "dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}',
         DATA,
@@ -52,7 +52,7 @@ LIES = {
     "an unknown dtype": (entry(dtype="F99"), DATA, None, "unknown dtype 'F99'"),
     "a dtype in lower case": (entry(dtype="f32"), DATA, None, "unknown dtype 'f32'"),
     "a dtype that is a list": (entry(dtype=["F32"]), DATA, None, "unknown dtype"),
-    "a dtype nested 900 deep": ('{"w": {"dtype": %s1%s, "shape": [2, 2], "data_offsets": [0, 16]}}' % ("[" * 900, "]" * 900), DATA, None, "unknown dtype"),
+    "a dtype nested 900 deep": ('{{"w": {{"dtype": {}1{}, "shape": [2, 2], "data_offsets": [0, 16]}}}}'.format("[" * 900, "]" * 900), DATA, None, "unknown dtype"),
     "a negative extent": (entry(shape=[-2, -2]), DATA, None, "impossible shape"),
     "a fraction as extent": (entry(shape=[2.0, 2]), DATA, None, "impossible shape"),
     "true as extent": (entry(shape=[True, 4]), DATA, None, "impossible shape"),
@@ -77,8 +77,8 @@ LIES = {
     "bytes after the last": (entry(), DATA + b"\0\0\0", None, "3 bytes after its last tensor"),
     "data cut short": (entry(), DATA[:-1], None, "16 bytes of tensors are promised, 15 are there"),
     "no data at all": (entry(), b"", None, "16 bytes of tensors are promised, 0 are there"),
-    "half a character in a name": ('{"\\ud800": %s}' % json.dumps(F32), DATA, None, "half a character"),
-    "nesting 100 000 deep": ('{"w": %s%s}' % ("[" * 100_000, "]" * 100_000), DATA, None, "nested too deeply"),
+    "half a character in a name": (f'{{"\\ud800": {json.dumps(F32)}}}', DATA, None, "half a character"),
+    "nesting 100 000 deep": ('{{"w": {}{}}}'.format("[" * 100_000, "]" * 100_000), DATA, None, "nested too deeply"),
 }  # fmt: skip
 
 

@@ -137,6 +137,54 @@ def test_every_dialect_is_named(tmp_path, dialect):
         )
 
 
+# The other rows: a tensor name as the library writes it (those of PEFT behind its prefix), and the row's name.
+NAMES = {
+    "boft_s": "BOFT (PEFT)", "hra_u": "HRA (PEFT)", "road_theta": "RoAd (PEFT)", "pvera_lambda_b": "PVeRA (PEFT)",
+    "fourierft_spectrum": "FourierFT (PEFT)", "waveft_spectrum": "WaveFT (PEFT)", "vblora_logits_A": "VB-LoRA (PEFT)",
+    "randlora_lambda": "RandLoRA (PEFT)", "c3a_kernel": "C3A (PEFT)", "shira_weight": "SHiRA (PEFT)",
+    "supertuning_values": "SuperTuning (PEFT)", "miss_block": "MiSS (PEFT)", "bone_block": "Bone (PEFT)",
+    "glora_A.Xd": "GLoRA (PEFT)", "gralora_A": "GraLoRA (PEFT)", "delora_lambda": "DeLoRA (PEFT)",
+    "hira_A": "HiRA (PEFT)", "psoft_R.weight": "PSOFT (PEFT)", "osf_svd_params.U_low": "OSF (PEFT)",
+    "tinylora_A": "TinyLoRA (PEFT)", "adamss_A.0": "AdaMSS (PEFT)", "frod_lambda_l": "FRoD (PEFT)",
+    "deft_P": "DEFT (PEFT)", "peanut_A": "PEANuT (PEFT)", "beft_bias": "BEFT (PEFT)",
+    "ln_tuning_layers.weight": "LayerNorm tuning (PEFT)", "lily_A.weight": "Lily (PEFT)", "poly_lora_A": "Poly (PEFT)",
+    "token_adapter.trainable_tokens_delta": "trainable tokens (PEFT)", "adaption_gate": "LLaMA-Adapter prompts (PEFT)",
+    "xlora_classifier.inner.0.weight": "X-LoRA (PEFT)", "lora_magnitude_vector": "DoRA (PEFT)",
+    "=bert.invertible_adapters.task.F.0.weight": "bottleneck adapter (AdapterHub)",
+    "=bert.prefix_tuning.prefix_tunings.task.self_prefix.wte.weight": "prefix tuning (AdapterHub)",
+    "=bert.encoder.layer.0.reft_layer.refts.task.units.0.learned_source.weight": "ReFT (AdapterHub)",
+    "=lycoris_attn_to_q.a1.weight": "GLoRA (LyCORIS)", "=lora_unet_q.p_layer.weight": "T-LoRA (LyCORIS)",
+    "=lycoris_attn_to_q.dora_scale": "DoRA (kohya, LyCORIS)",
+    "=blk.0.attn_q.weight.lora_a": "LoRA (llama.cpp, GGUF)",
+    "=model.decoder.layers.0.self_attention.adapter_layer.lora_kqv_adapter.linear_in.weight": "LoRA (NeMo)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_other_row_is_named(name):
+    key = name[1:] if name.startswith("=") else f"{P}.{name}"
+    assert [method.name for method in methods.recognise({key: TensorInfo("float32", (4, 4))}).methods] == [NAMES[name]]
+
+
+def test_every_row_of_the_table_is_tried_here():
+    kinds = [key[1:] if key.startswith("=") else f"{P}.{key}" for key in NAMES]
+    kinds += [key for tensors, *_ in DIALECTS.values() for key in tensors]
+    found = {method for key in kinds for method in methods.recognise({key: TensorInfo("float32", (4, 4))}).methods}
+    assert [method.name for method in methods.METHODS if method not in found] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.mlp.experts.3.w1.weight", "h.0.attn.c_attn.weight", "encoder.block.0.layer.0.SelfAttention.q.weight",
+        "model.layers.0.self_attn.qkv_proj.bias", "model.norm.weight", "adapter.weight", "vision.prompt.weight",
+        "encoder.layers.0.adapter_layer.linear_1.weight", "unet.mid_block.attentions.0.proj_in.weight", "alpha", "w.alpha",
+    ],
+)  # fmt: skip
+def test_weights_of_models_are_no_method(name):
+    assert methods.recognise({name: TensorInfo("float32", (4, 4))}).methods == (methods.FULL,)
+
+
 def test_a_readable_adapter_is_described_in_full(tmp_path):
     names = {
         f"base_model.model.model.layers.{block}.self_attn.{kind}"
@@ -175,6 +223,7 @@ def test_a_readable_adapter_is_described_in_full(tmp_path):
         assert words in said
     assert found.suspicious == ()
     assert json.loads(json.dumps(found.to_dict(listed=True)))["listed"][0]["dtype"] == "float32"
+    assert "rsLoRA" in inspect(write(tmp_path / "b", LORA, {**LORA_CONFIG, "use_rslora": True})).formula
 
 
 def one(tmp_path, tensors, config, **keywords):
@@ -258,6 +307,8 @@ def test_an_initialisation_that_changes_the_base(tmp_path):
 def test_dora_that_is_half_there(tmp_path, flag, magnitude):
     tensors = {**LORA, f"{P}.lora_magnitude_vector": (24,)} if magnitude else LORA
     assert "lora_magnitude_vector" in one(tmp_path, tensors, {**LORA_CONFIG, "use_dora": flag})
+    found = inspect(tmp_path / "a")
+    assert (found.method, found.readable) == ("DoRA (PEFT)", magnitude)
 
 
 def test_names_with_control_characters_and_tensors_of_zero_size(tmp_path):
@@ -273,6 +324,7 @@ def test_packed_weights(tmp_path):
     found = inspect(folder)
     assert "packed by GPTQ or AWQ" in found.suspicious[0]
     assert not found.readable
+    assert "packed by GPTQ or AWQ" in found.reason
 
 
 def test_two_copies_of_the_weights(tmp_path):
@@ -326,8 +378,6 @@ def test_a_costly_pattern_is_a_reason_and_not_a_hang(tmp_path):
 
 def test_the_tables_agree_with_the_loaders():
     assert set(refusals.READ_TYPES) == set(FAMILIES)
-    assert refusals.REFUSED_OPTIONS == lora._REFUSED
-    assert refusals.CHANGES_BASE == lora._CHANGES_BASE
 
 
 @pytest.mark.parametrize(
@@ -350,14 +400,29 @@ def test_every_row_has_a_name_of_its_own_kind():
     assert len({method.pattern for method in methods.METHODS}) == len(methods.METHODS)
 
 
-def test_recognising_takes_no_longer_than_the_kinds_of_names():
-    info = TensorInfo("float32", (1,))
-    many = {f"model.layers.{i // 500}.mlp.experts.{i % 500}.w1.weight": info for i in range(50_000)}
-    many |= {f"{'ab.' * 5}x{i}y.{'c' * 20}": info for i in range(30_000)}
-    many["a_1." * 100_000 + "lora_A.weight"] = info
+INFO = TensorInfo("float32", (4, 16))
+
+
+def test_every_tensor_of_a_large_adapter_is_recognised():
+    many = {
+        f"base_model.model.layers.{i // 500}.experts.{i % 500}.w1.lora_{part}.weight": INFO
+        for i in range(20_000)
+        for part in "AB"
+    }
     started = time.monotonic()
-    assert methods.recognise(many).methods == (methods.FULL,)
+    found = methods.recognise(many)
     assert time.monotonic() - started < 3
+    assert (found.methods, len(found.modules), found.rest) == ((methods.LORA,), 20_000, ())
+
+
+def test_only_so_many_kinds_of_names_are_tried():
+    kinds = {f"{'ab.' * 5}x{i}y.weight": INFO for i in range(30_000)}
+    assert methods.recognise({**kinds, f"{P}.lora_A.weight": INFO}).methods == (methods.FULL,)
+    assert methods.recognise({f"{P}.lora_A.weight": INFO, **kinds}).methods == (methods.LORA,)
+
+
+def test_a_name_without_end_is_not_tried():
+    assert methods.recognise({"a_1." * 100_000 + "lora_A.weight": INFO}).methods == (methods.FULL,)
 
 
 @pytest.mark.slow

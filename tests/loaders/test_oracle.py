@@ -156,6 +156,20 @@ def test_base_and_factors_agree_with_the_files(oracle, entry):
                 torch.testing.assert_close(B @ A, pair.update.dense())
 
 
+@pytest.mark.parametrize(
+    "entry", [entry for entry in IN_SCOPE if entry.startswith(("lora_", "old_lora", "old_mixtral"))]
+)
+def test_every_tensor_of_an_adapter_is_used_or_skipped(oracle, entry):
+    name, folder, _ = parts_of(entry)
+    case = oracle / name
+    with open_pairs(case / "base", case / folder if folder else tuned_folder(case)) as pairs:
+        tensors = pairs.tuned_header.tensors
+        used = sum(pair.update_storage.parameters for pair in pairs)
+        left_out = dict(pairs.skipped)
+    assert len(left_out) == len(pairs.skipped)
+    assert used + sum(tensors[key].parameters for key in left_out) == sum(info.parameters for info in tensors.values())
+
+
 @pytest.mark.parametrize(("name", "word"), OUT_OF_SCOPE, ids=[name for name, _ in OUT_OF_SCOPE])
 def test_out_of_scope_is_refused_by_name_or_right(oracle, name, word):
     case = oracle / name

@@ -293,11 +293,15 @@ def test_a_head_that_the_base_lacks_is_skipped(tmp_path, name):
         assert dict(pairs.skipped)["base_model.model.classifier.weight"] == reason
 
 
-def test_head_adapted_while_tied_changes_the_shared_weight(tmp_path):
+@pytest.mark.parametrize("container", ["safetensors", "bin"])
+def test_head_adapted_while_tied_changes_the_shared_weight(tmp_path, container):
     base, adapter, truth = made(tmp_path, llama(tie=True), target_modules=["lm_head"], r=4, lora_alpha=6)
-    found = require_right(base, adapter, truth)
-    assert list(found) == ["model.embed_tokens.weight"]
-    assert not (load_file(base / "model.safetensors").keys() & {"lm_head.weight"})
+    stored = load_file(base / "model.safetensors")
+    assert "lm_head.weight" not in stored
+    if container == "bin":  # there, both names of the tied weight are stored
+        torch.save(stored | {"lm_head.weight": stored["model.embed_tokens.weight"]}, base / "pytorch_model.bin")
+        (base / "model.safetensors").unlink()
+    assert list(require_right(base, adapter, truth)) == ["model.embed_tokens.weight"]
 
 
 def test_embedding_and_head_adapted_while_tied_add_up_as_merging_does(tmp_path):
@@ -321,9 +325,10 @@ def test_head_saved_in_full_while_tied_is_not_taken_for_the_embedding(tmp_path, 
     model = llama(tie=True)
     base, adapter = made_without_merge(tmp_path, model, target_modules=["q_proj"], modules_to_save=["lm_head"])
     trained_head = load_file(adapter / "adapter_model.safetensors")["base_model.model.lm_head.weight"]
-    embedding = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
-    if container == "bin":  # there, both names of the tied weight are stored
-        torch.save(llama_with(embedding), base / "pytorch_model.bin")
+    stored = load_file(base / "model.safetensors")
+    embedding = stored["model.embed_tokens.weight"]
+    if container == "bin":
+        torch.save(stored | {"lm_head.weight": embedding}, base / "pytorch_model.bin")
         (base / "model.safetensors").unlink()
     with open_pairs(base, adapter, include=["q_proj", "lm_head", "embed"]) as pairs:
         found = {pair.key: pair.update.dense() for pair in pairs if "q_proj" not in pair.key}
@@ -333,12 +338,6 @@ def test_head_saved_in_full_while_tied_is_not_taken_for_the_embedding(tmp_path, 
     else:
         assert reason == "in the base it is tied to 'model.embed_tokens.weight' and not stored"
     assert found == {}
-
-
-def llama_with(embedding):
-    state = llama(tie=True).state_dict()
-    state["model.embed_tokens.weight"] = state["lm_head.weight"] = embedding
-    return state
 
 
 def test_head_of_an_untied_model_is_never_the_embedding(tmp_path):
@@ -383,9 +382,8 @@ def test_headless_and_headed_names_are_matched(tmp_path, adapted):
     model, other = (headless, headed) if adapted == "LlamaModel" else (headed, headless)
     save_model(model, tmp_path / "same")
     save_model(other, tmp_path / "base")
-    wrapped = trained(
-        model, peft.LoraConfig(target_modules=["q_proj", "down_proj"], r=4, alpha_pattern={"down_proj": 3})
-    )
+    options = {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["embed_tokens"]}
+    wrapped = trained(model, peft.LoraConfig(r=4, alpha_pattern={"down_proj": 3}, **options))
     wrapped.save_pretrained(tmp_path / "adapter")
     with open_pairs(tmp_path / "same", tmp_path / "adapter") as pairs:
         same = {pair.key.removeprefix("model."): pair.update.dense() for pair in pairs}
@@ -393,30 +391,34 @@ def test_headless_and_headed_names_are_matched(tmp_path, adapted):
         assert "the adapter's names match the base" in pairs.notes[-1]
         found = {pair.key.removeprefix("model."): pair.update.dense() for pair in pairs}
     assert found.keys() == same.keys()
+    assert len(found) == 5
     assert all(torch.equal(found[key], same[key]) for key in found)
 
 
 RAW = {
-    "LoRA": {"target_modules": ["q_proj", "embed_tokens"], "r": 4, "lora_alpha": 6},
-    "DoRA": {"target_modules": ["q_proj", "embed_tokens"], "r": 4, "use_dora": True},
-    "modules_to_save": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    "LoRA": (False, {"target_modules": ["q_proj", "embed_tokens"], "r": 4, "lora_alpha": 6}),
+    "LoRA, tied": (True, {"target_modules": ["q_proj", "embed_tokens"], "r": 4, "lora_alpha": 6}),
+    "DoRA": (False, {"target_modules": ["q_proj", "embed_tokens"], "r": 4, "use_dora": True}),
+    "DoRA, tied": (True, {"target_modules": ["q_proj", "embed_tokens"], "r": 4, "use_dora": True}),
+    "modules_to_save": (False, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
 }
 
 
-@pytest.mark.parametrize("tie", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("name", RAW)
-def test_raw_state_dict_with_the_adapter_name_in_its_keys_is_read(tmp_path, name, tie):
-    if tie and name == "modules_to_save":
-        pytest.skip("unties the head: a case of its own above")
+def test_raw_state_dict_with_the_adapter_name_in_its_keys_is_read(tmp_path, name):
+    tie, options = RAW[name]
     torch.manual_seed(5)
     model = llama(tie=tie)
     save_model(model, tmp_path / "base")
-    wrapped = trained(model, peft.LoraConfig(**RAW[name]))
+    wrapped = trained(model, peft.LoraConfig(**options))
     wrapped.save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     torch.save(wrapped.state_dict(), tmp_path / "adapter" / "adapter_model.bin")
     truth = merged_update(wrapped, load_file(tmp_path / "base" / "model.safetensors"))
     require_right(tmp_path / "base", tmp_path / "adapter", truth)
+    with open_pairs(tmp_path / "base", tmp_path / "adapter") as pairs:
+        copies = {key: reason for key, reason in pairs.skipped if ".base_layer." in key or ".original_module." in key}
+    assert set(copies.values()) == {"a frozen copy of the base weight"}
 
 
 def test_attention_of_a_raw_state_dict_is_read(tmp_path):

@@ -43,6 +43,7 @@ def test_cells_without_a_matrix_are_hatched_and_have_no_number(report):
 def test_a_matrix_that_did_not_change_is_a_dash_without_shade(unchanged):
     ax = intruder_map(unchanged)
     assert set(numbers(ax).values()) == {"–"}
+    assert len(ax.patches) == 5
     assert np.ma.getmaskarray(ax.images[0].get_array()).all()
 
 

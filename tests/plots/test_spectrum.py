@@ -14,7 +14,8 @@ def test_three_curves_hold_the_values_of_the_row(report):
     for line, values in ((base, row.spectrum.base), (tuned, row.spectrum.tuned)):
         assert tuple(line.get_xdata()) == row.spectrum.index
         assert tuple(line.get_ydata()) == values
-    kept = [value for value in row.spectrum.update if value > 1e-7 * max(row.spectrum.tuned)]
+    kept = [value for value in row.spectrum.update if value > 1e-7 * max(row.spectrum.update)]
+    assert len(kept) == 3
     assert list(update.get_ydata()) == kept
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["base W₀", "tuned W", "update ΔW"]
@@ -44,3 +45,19 @@ def test_a_row_without_measurements_says_so(unchanged):
     ax = spectrum(unchanged.rows[0])
     assert [text.get_text() for text in ax.texts] == ["not measured: zero_update"]
     assert not ax.lines
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-310])
+def test_an_update_far_below_the_base_is_drawn_too(report, scale):
+    row = report.rows[0]
+    tiny = replace(row.spectrum, update=tuple(scale * value for value in (3.0, 2.0, 1.0)))
+    ax = spectrum(replace(row, spectrum=tiny, floor=None))
+    assert len(ax.lines[2].get_ydata()) == 3
+    assert 0 < ax.get_ylim()[0] <= max(3 * scale, 1e-290)
+    assert len(ax.get_yticks()) <= 10
+
+
+def test_a_floor_above_everything_is_in_view(report):
+    row = report.rows[0]
+    ax = spectrum(replace(row, floor=replace(row.floor, edge_uneven=1e5)))
+    assert ax.get_ylim()[1] > 1e5

@@ -13,6 +13,18 @@ from spectra.text import show
 
 CONFIG_NAME = "adapter_config.json"
 _LARGEST = 1e30
+# Options of LoRA that change what dW is. Reading such a file as plain LoRA would be wrong without a word.
+REFUSED_OPTIONS = {
+    "target_parameters": "targets fused expert tensors (target_parameters)",
+    "layer_replication": "replicates layers of the base (layer_replication)",
+    "use_qalora": "is QA-LoRA, whose A acts on pooled inputs (use_qalora)",
+    "use_bdlora": "stores a factor as diagonal blocks (use_bdlora)",
+    "kasa_config": "removes part of the base first (KaSA)",
+    "trainable_token_indices": "replaces single rows of the embedding (trainable_token_indices)",
+    "enable_lora": "is the MergedLinear of PEFT 0.2 or loralib, with grouped factors (enable_lora)",
+    "arrow_config": "mixes experts per token (Arrow)",
+}
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@
 `V = W0 + s B A` to `W' = diag(m / ||V||) V`, the norm taken along the inputs of each output.
 """
 
+import math
 import re
 
 import torch
 
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout
-from spectra.loaders.adapters.config import AdapterConfig
+from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS, AdapterConfig
 from spectra.loaders.adapters.family import Family, Shapes, Target
 from spectra.text import listing, show
 from spectra.updates import LowRank, Rescaled, Update
@@ -21,28 +22,15 @@ _PARAMETER = re.compile(
 )
 _STATE = re.compile(r"\.(?:lora_velora_embed|lora_monteclora_sampler)(?:\.|$)")
 
-# Options that change what dW is. Reading such a file as plain LoRA would be wrong without a word.
-_REFUSED = {
-    "target_parameters": "targets fused expert tensors (target_parameters)",
-    "layer_replication": "replicates layers of the base (layer_replication)",
-    "use_qalora": "is QA-LoRA, whose A acts on pooled inputs (use_qalora)",
-    "use_bdlora": "stores a factor as diagonal blocks (use_bdlora)",
-    "kasa_config": "removes part of the base first (KaSA)",
-    "trainable_token_indices": "replaces single rows of the embedding (trainable_token_indices)",
-    "enable_lora": "is the MergedLinear of PEFT 0.2 or loralib, with grouped factors (enable_lora)",
-    "arrow_config": "mixes experts per token (Arrow)",
-}
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
 
 def check(config: AdapterConfig) -> None:
     """Refuse by name what this family does not read."""
-    for option, meaning in _REFUSED.items():
+    for option, meaning in REFUSED_OPTIONS.items():
         value = config.raw.get(option)
         if value not in (None, False, [], {}):
             raise UnsupportedError(f"this LoRA adapter {meaning}; this version of spectra does not read it.")
     start = config.raw.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         raise UnsupportedError(
             f"this adapter was started with init_lora_weights='{show(start)}', which changes the base: its dW is "
             "not s B A. Save it with PEFT's path_initial_model_for_weight_conversion, which makes it plain LoRA."
@@ -97,9 +85,15 @@ def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
         raise MatchError(f"'{show(module)}': one of its factors is missing ({listing(parts)} is there).")
     if config.use_dora and not needs_base(parts):
         raise MatchError(f"'{show(module)}': DoRA without its lora_magnitude_vector.")
-    if len(A) < 2 or len(B) < 2 or (B[1] != A[0] and (len(A) == 2 or A[0] % B[1])):
+    if len(A) < 2 or len(B) < 2 or (B[1] != A[0] and (len(A) == 2 or not B[1] or A[0] % B[1])):
         raise MatchError(f"'{show(module)}': its factors B {list(B)} and A {list(A)} disagree on the rank.")
-    return (A[1], B[0]) if embedding else (B[0], Layout("kernel", A).shape[1])
+    fit = (A[1], B[0]) if embedding else (B[0], Layout("kernel", A).shape[1])
+    magnitude, length = parts.get("lora_magnitude_vector"), fit[1 if embedding else 0]
+    if magnitude is not None and math.prod(magnitude) != length:
+        raise MatchError(
+            f"'{show(module)}': its lora_magnitude_vector is {list(magnitude)}, its factors need {length} values."
+        )
+    return fit
 
 
 def update(target: Target, config: AdapterConfig) -> Update:

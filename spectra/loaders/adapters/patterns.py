@@ -14,7 +14,7 @@ from spectra.text import show
 
 _REPEATED_TWICE = re.compile(r"\)[*+{]|[*+}][*+{]")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
-_WORD = re.compile(r"[A-Za-z0-9_]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 _MAX_PATTERN, _MAX_NAME, _MAX_WAYS = 1000, 512, 10**6
 
 
@@ -24,9 +24,8 @@ def matches(pattern: str, module: str, where: str) -> bool:
     Raises UnsupportedError, naming `where`, for a pattern that can take long; FormatError for one that
     is no regular expression.
     """
-    last = pattern.rpartition(".")[2]
-    if "|" not in pattern and _WORD.fullmatch(last) and not module.endswith(last):
-        return False  # the common case, many times over: a plain name of another module
+    if _PLAIN.fullmatch(pattern) and not module.endswith(pattern.rpartition(".")[2]):
+        return False  # the common case, many times over: another module's name
     expression, repetitions, choices = _compiled(pattern, where)
     if len(module) > _MAX_NAME or len(module) ** repetitions * choices > _MAX_WAYS:
         raise UnsupportedError(

@@ -1,0 +1,84 @@
+"""One row of a report: what is measured of one pair, in which dtype's light, and what is not measured."""
+
+import json
+
+import pytest
+import torch
+
+from spectra import table, testing
+from spectra.engine.choose import decompose
+from spectra.layout import layout_of
+from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, measure, unmeasured
+from spectra.updates import Dense, LowRank, Storage, WeightPair
+
+BASE = testing.decaying(40, 30, seed=1).float()
+
+
+def pair(update, base_dtype="float32", update_dtype="float32", **options):
+    sizes = [Storage(dtype, 1200, 4800) for dtype in (base_dtype, update_dtype)]
+    return WeightPair("a.0.b.weight", BASE, update, layout_of((40, 30)), *sizes, **options)
+
+
+def low_rank():
+    return LowRank(*testing.lora({"w.weight": BASE}, ["w"], rank=3, seed=2)["w"])
+
+
+def dense():
+    return Dense(testing.noise(40, 30, level=0.1, seed=3).float())
+
+
+@pytest.mark.parametrize(
+    ("update", "stored", "floor"),
+    [
+        (dense(), ("float32", "bfloat16"), "bfloat16"),  # the fine-tune was rounded
+        (dense(), ("bfloat16", "float32"), "bfloat16"),  # the base was
+        (dense(), ("float16", "bfloat16"), "bfloat16"),
+        (low_rank(), ("float32", "bfloat16"), "float32"),  # factors in half precision round no weight
+        (low_rank(), ("float16", "float32"), "float16"),  # but a merge into the base would
+    ],
+)
+def test_the_floor_is_that_of_the_dtype_a_weight_was_rounded_to(update, stored, floor):
+    found = pair(update, *stored)
+    assert measure(found, decompose(found)).floor.dtype == floor
+
+
+def test_a_row_counts_over_the_sides_asked_for():
+    found = pair(low_rank(), allotted=3, notes=("a note",))
+    row = measure(found, decompose(found), k=4, sides=("left", "right"))
+    assert [block.side for block in row.intruders] == ["left", "right"]
+    assert row.examined == 8
+    assert row.found == sum(block.count for block in row.intruders)
+    assert set(row["intruders"]) == {"left", "right"}
+    assert row["update"] == {"kind": "low rank", "allotted_rank": 3}
+    assert (row.place.stack, row["block"], row["module"]) == ("a", 0, "b")
+    assert row.notes[0] == "a note"
+    assert "from its factors" in row.notes[1]
+
+
+def test_above_floor_is_the_rank_above_the_rows_own_floor():
+    found = pair(dense(), update_dtype="bfloat16")
+    row = measure(found, decompose(found))
+    assert row.rank.above_floor == (torch.linalg.svdvals(found.update.dense()) > row.floor.edge).sum()
+    assert row["floor"]["edge"] == max(row.floor.edge_alike, row.floor.edge_uneven)
+
+
+@pytest.mark.parametrize("status", [NONFINITE, FAILED, OOM])
+def test_a_row_that_failed_holds_its_reason_and_no_numbers(status):
+    row = unmeasured(pair(dense()), status, "because")
+    assert (row.ok, row.status, row.reason, row.found, row.examined) == (False, status, "because", 0, 0)
+    assert row["rank"] is row["norm"] is row["floor"] is row["intruders"] is row["spectrum"] is None
+
+
+def test_a_zero_update_has_rank_and_size_zero():
+    row = unmeasured(pair(Dense(torch.zeros(40, 30)), allotted=4), ZERO, "equal")
+    assert row["rank"]["effective"] == row["norm"]["ratio"] == row["norm"]["update"] == 0
+    assert row["norm"]["cosine"] == pytest.approx(1.0)
+    assert row["update"]["allotted_rank"] == 4
+
+
+def test_a_row_is_a_mapping_that_json_can_hold():
+    found = pair(dense())
+    row = measure(found, decompose(found))
+    assert json.loads(table.to_json(row)).keys() == set(row)
+    assert len(row) == len(list(row))
+    assert hash(row) == hash(measure(found, decompose(found)))
