@@ -64,5 +64,7 @@ def test_a_planted_upward_import_is_seen(tmp_path):
 
 def test_commands_import_torch_in_their_bodies_only():
     for path in (PACKAGE / "cli").glob("*.py"):
-        heavy = [name for name in imports(path, top_only=True) if name.split(".")[1:2] not in (["cli"], ["errors"], ["text"])]
+        heavy = [
+            name for name in imports(path, top_only=True) if name.split(".")[1:2] not in (["cli"], ["errors"], ["text"])
+        ]
         assert [name for name in heavy if name != "spectra.__version__"] == [], path.name

@@ -37,7 +37,11 @@ def test_inspect_imports_no_torch(trio):
 
 def test_import_spectra_imports_no_torch():
     ran = subprocess.run(
-        [sys.executable, "-c", "import sys, spectra; assert 'torch' not in sys.modules; spectra.SVD; assert 'torch' in sys.modules"],
+        [
+            sys.executable,
+            "-c",
+            "import sys, spectra; assert 'torch' not in sys.modules; spectra.SVD; assert 'torch' in sys.modules",
+        ],
         capture_output=True,
         text=True,
     )

@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -17,7 +17,13 @@ def test_diagnose_prints_the_summary_and_exits_with_zero(run, models):
     code, out, err = run("diagnose", models / "base", models / "lora")
     assert code == 0
     assert err == ""
-    for words in ("LoRA, r = 4, alpha = 8 (scale 2) on q_proj, v_proj", "intruders", "rank of dW", "size of dW", "SP201"):
+    for words in (
+        "LoRA, r = 4, alpha = 8 (scale 2) on q_proj, v_proj",
+        "intruders",
+        "rank of dW",
+        "size of dW",
+        "SP201",
+    ):
         assert words in out
 
 
@@ -130,9 +136,18 @@ def test_a_reader_that_goes_away_is_no_fault(models):
     assert err == b""
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_exit_four(models):
-    words = [sys.executable, "-m", "spectra", "diagnose", str(models / "base"), str(models / "lora"), "--json", "/dev/full"]
+    words = [
+        sys.executable,
+        "-m",
+        "spectra",
+        "diagnose",
+        str(models / "base"),
+        str(models / "lora"),
+        "--json",
+        "/dev/full",
+    ]
     ran = subprocess.run(words, capture_output=True, text=True)
     assert ran.returncode == 4
     assert "No space left on device" in ran.stderr

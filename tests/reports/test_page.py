@@ -10,7 +10,7 @@ import torch
 
 import spectra
 
-HOSTILE = '</script><img src=x onerror=alert(1)>.layers.3.$\\bad{$\x1b[31m\u202e.weight'
+HOSTILE = "</script><img src=x onerror=alert(1)>.layers.3.$\\bad{$\x1b[31m\u202e.weight"
 
 
 class Tags(html.parser.HTMLParser):
@@ -38,7 +38,9 @@ def models(names, *, strength=6.0, width=48):
 
 @pytest.fixture(scope="module")
 def report():
-    return spectra.diagnose(*models([f"model.layers.{block}.mlp.{kind}.weight" for block in range(3) for kind in ("up", "down")]))
+    return spectra.diagnose(
+        *models([f"model.layers.{block}.mlp.{kind}.weight" for block in range(3) for kind in ("up", "down")])
+    )
 
 
 @pytest.fixture(scope="module")
