@@ -122,7 +122,9 @@ def _about_rank(summary: Mapping[str, Any], full: Diagnosis | None) -> list[Clai
         return []
     effective, reached = summary["effective_rank"], full.summary["effective_rank"]
     times = reached / effective
-    text = f"Its update has effective rank {effective:.1f}; full fine-tuning here has {times:.1f} times that ({reached:.1f})."
+    text = (
+        f"Its update has effective rank {effective:.1f}, full fine-tuning's here {reached:.1f}: {times:.1f} times that."
+    )
     numbers = {"effective_rank": effective, "full": reached, "times": times}
     return [Claim(text, numbers, f"{BIDERMAN}, sec. 4.5")]
 

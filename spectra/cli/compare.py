@@ -1,5 +1,7 @@
 """`spectra compare`: LoRA beside full fine-tuning on one page."""
 
+from pathlib import Path
+
 import click
 
 from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options
@@ -51,17 +53,21 @@ def command(
       spectra compare base --lora r8=adapters/r8 --lora r64=adapters/r64 --full full=tuned --html compare.html
       spectra compare base --guide
     """
-    import spectra
-    from spectra.reports import terminal
+    from spectra.loaders.files import require_exists
 
     adapters, tuned = named(lora, "--lora"), named(full, "--full")
     twice = set(adapters) & set(tuned)
     if twice:
         raise UsageError(f"the name '{show(min(twice))}' is given to a --lora and a --full.")
     output.check()
+    for path in (base, *adapters.values(), *tuned.values()):
+        require_exists(Path(path))
+    if not adapters and not tuned and not guide:
+        raise UsageError("nothing to compare: give --lora NAME=PATH or --full NAME=PATH, or --guide alone.")
+    import spectra
+    from spectra.reports import terminal
+
     if not adapters and not tuned:
-        if not guide:
-            raise UsageError("nothing to compare: give --lora NAME=PATH or --full NAME=PATH, or --guide alone.")
         terminal.show(terminal.guide(spectra.guide(base)))
         return
     for name, path in (*adapters.items(), *tuned.items()):

@@ -1,5 +1,7 @@
 """`spectra diagnose`: the main job."""
 
+from pathlib import Path
+
 import click
 
 from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options
@@ -24,10 +26,14 @@ def command(ctx: click.Context, base: str, tuned: str, analysis: Analysis, outpu
       spectra diagnose llama-3.2-1b my-adapter --html report.html
       spectra diagnose base tuned --include q_proj --side both --json - | jq .summary
     """
+    from spectra.loaders.files import require_exists
+
+    output.check()
+    for path in (base, tuned):
+        require_exists(Path(path))  # before torch is imported: a mistyped path is answered at once
     import spectra
     from spectra.reports import terminal
 
-    output.check()
     with progress_bar("measuring") as progress:
         report = spectra.diagnose(base, tuned, progress=progress, **analysis.keywords())
     if not output.to_stdout:

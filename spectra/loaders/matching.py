@@ -86,7 +86,10 @@ def unmatched(names: Collection[str], known: Collection[str], what: str) -> Matc
         lines.append(f"  '{show(name)}'" + (f" (nearest in the base: '{show(like)}')" if like else ""))
     more = f"\n  and {len(names) - 10} more" if len(names) > 10 else ""
     return MatchError(
-        f"{len(names)} of {what} match nothing in the base:\n" + "\n".join(lines) + more + "\n"
+        f"{len(names)} of {what} {'matches' if len(names) == 1 else 'match'} nothing in the base:\n"
+        + "\n".join(lines)
+        + more
+        + "\n"
         "Is this the base it was trained on? `--allow-unmatched` lists them as skipped and goes on."
     )
 

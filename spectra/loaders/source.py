@@ -17,7 +17,7 @@ from spectra.loaders.header import BITS, Header, TensorInfo
 from spectra.text import show
 
 Model = str | Path | torch.nn.Module | Mapping[str, Any]
-_PICKLE_WINDOW = 256 * 2**20
+_PICKLE_WINDOW = 16 * 2**20
 
 
 class TensorSource(Protocol):
@@ -68,7 +68,7 @@ class FileSource:
             ) from None
 
     def _from_pickle(self, key: str, path: Path) -> torch.Tensor | None:
-        # A mapped file's pages stay resident until it is unmapped: map it anew every 256 MB.
+        # A mapped file's pages stay resident until it is unmapped: map it anew every 16 MB.
         self._touched += self.header.tensors[key].bytes
         if path not in self._window or self._touched > _PICKLE_WINDOW:
             self._window = {path: _load_pickle(path)}
@@ -134,7 +134,9 @@ def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSo
     if isinstance(model, Mapping):
         return _from_state_dict(model, "state dict", {})
     if not isinstance(model, str | Path):
-        raise InputError(f"a {type(model).__name__} is neither a path, a torch.nn.Module nor a state dict.")
+        raise InputError(
+            f"an object of type {type(model).__name__} is neither a path, a torch.nn.Module nor a state dict."
+        )
     path = Path(model)
     header = read_weights(path, names)
     folder = path if path.is_dir() else path.parent

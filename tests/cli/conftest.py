@@ -10,8 +10,9 @@ from spectra.cli.main import main
 
 
 @pytest.fixture
-def run(capsys):
-    """Run `spectra WORDS` and return (exit code, stdout, stderr)."""
+def run(capsys, monkeypatch):
+    """Run `spectra WORDS` on a terminal 100 wide and return (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "100")
 
     def _run(*words):
         with pytest.raises(SystemExit) as end:

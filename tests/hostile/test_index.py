@@ -200,11 +200,13 @@ def test_a_pipe_or_a_device_is_never_opened(sharded, refused, pairs, name, make)
     refused(lambda: pairs(sharded, sharded), f"'{name}' is not a regular file", kind=UnsafeFileError)
 
 
-def test_a_pipe_or_device_given_itself_is_refused(tmp_path, refused, base, pairs):
+def test_a_pipe_or_device_given_itself_is_refused_unopened(tmp_path, opened, refused, base, pairs):
     os.mkfifo(tmp_path / "pipe")
     for given in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
         refused(lambda given=given: pairs(base, given), "not a regular file", kind=UnsafeFileError)
         refused(lambda given=given: pairs(given, base), "not a regular file", kind=UnsafeFileError)
+    assert any(path.endswith("model.safetensors") for path in opened), "the hook sees what is opened"
+    assert not [path for path in opened if path.endswith(("/pipe", "/dev/zero", "/dev/null"))]
 
 
 def test_a_pipe_put_in_place_of_a_file_meanwhile_is_not_waited_for(tmp_path, monkeypatch, refused):

@@ -30,7 +30,7 @@ RIGHT = {
 }
 IN_SCOPE = [entry for entries in RIGHT.values() for entry in entries.split()]
 
-# Must be refused, with one of these words in the sentence, or be right.
+# Must be refused, with this word in the sentence, or be right.
 REFUSED = {
     "ADALORA": "adalora_conv2d adalora_full_rank",
     "ADAMSS": "adamss",
@@ -88,7 +88,7 @@ REFUSED = {
     "PROMPT_TUNING": "prompt_tuning",
     "QA-LoRA": "qalora_gptq_probe",
     "bitsandbytes": "qlora_int8 qlora_nf4_double_quant qlora_nf4_single_quant",
-    "quanto|match nothing": "quanto_qint4",
+    "quanto": "quanto_qint4",
     "RANDLORA": "randlora",
     "ROAD": "road_1",
     "SHIRA": "shira",
@@ -177,7 +177,7 @@ def test_out_of_scope_is_refused_by_name_or_right(oracle, name, word):
         with open_pairs(case / "base", tuned_folder(case)) as pairs:
             require_right(case, pairs, "truth")
     except SpectraError as refusal:
-        assert any(one in str(refusal).lower() for one in word.lower().split("|"))  # noqa: PT017 - or it is right
+        assert word.lower() in str(refusal).lower()  # noqa: PT017 - or it is right
 
 
 def test_every_case_of_the_archive_is_judged(oracle):

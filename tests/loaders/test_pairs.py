@@ -429,7 +429,7 @@ def test_adapter_tensors_without_their_configuration_are_refused_by_name(name):
 
 
 def test_a_model_that_is_no_model_is_refused():
-    with pytest.raises(InputError, match="a list is neither a path"):
+    with pytest.raises(InputError, match="an object of type list is neither a path"):
         open_pairs(weights(1), [1, 2])
 
 

@@ -81,6 +81,7 @@ def plan_adapted(
             raise UnsupportedError(f"'{show(module.name)}': {family.label(config, parts)} on a resized vocabulary.")
         notes += [note] if note else []
         notes += _doubts(module, family.rank(parts), config)
+    plan.notes.extend(note for note in notes if note not in plan.notes)
     if len(set(fits)) > 1:
         raise MatchError(f"'{show(key)}' is adapted as {_names(modules)}, of unequal shapes.")
     if len(modules) > 1:
