@@ -122,9 +122,7 @@ def _about_rank(summary: Mapping[str, Any], full: Diagnosis | None) -> list[Clai
         return []
     effective, reached = summary["effective_rank"], full.summary["effective_rank"]
     times = reached / effective
-    text = (
-        f"Its update has effective rank {effective:.1f}, full fine-tuning's here {reached:.1f}: {times:.1f} times that."
-    )
+    text = f"Its update has effective rank {effective:.1f}, full fine-tuning {reached:.1f}: {times:.1f} times that."
     numbers = {"effective_rank": effective, "full": reached, "times": times}
     return [Claim(text, numbers, f"{BIDERMAN}, sec. 4.5")]
 

@@ -127,7 +127,7 @@ def _plan(tuned: Model, base: Base, allow_unmatched: bool) -> Plan:
         return plan_full(path, base)
     if isinstance(tuned, Mapping) or hasattr(tuned, "state_dict"):
         return plan_full(tuned, base)
-    raise InputError(f"an object of type {type(tuned).__name__} is neither a path, a torch.nn.Module nor a state dict.")
+    raise InputError(f"an object of type {type(tuned).__name__} is neither a path, an nn.Module nor a state dict.")
 
 
 def _full_beside(folder: Path) -> list[str]:

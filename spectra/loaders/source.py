@@ -134,9 +134,7 @@ def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSo
     if isinstance(model, Mapping):
         return _from_state_dict(model, "state dict", {})
     if not isinstance(model, str | Path):
-        raise InputError(
-            f"an object of type {type(model).__name__} is neither a path, a torch.nn.Module nor a state dict."
-        )
+        raise InputError(f"an object of type {type(model).__name__} is neither a path, an nn.Module nor a state dict.")
     path = Path(model)
     header = read_weights(path, names)
     folder = path if path.is_dir() else path.parent

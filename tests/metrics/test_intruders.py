@@ -11,6 +11,7 @@ from spectra.engine.decomposition import SVD
 from spectra.engine.dense import svd
 from spectra.errors import UsageError
 from spectra.metrics.intruders import SWEEP_EPSILON, SWEEP_K, intruders
+from spectra.metrics.null import expected_similarity
 from spectra.metrics.similarity import SIDES, cosines
 
 SEEDS = st.integers(0, 10**6)
@@ -239,6 +240,32 @@ def test_a_low_cluster_beneath_a_large_value_is_still_seen():
     assert result.count == result.degenerate > 0
 
 
+def by_hand(values, direction, sigma=1e4):
+    """A base with these values on the coordinate axes, and a W whose one leading vector is `direction`."""
+    eye, x = torch.eye(len(values)), torch.as_tensor(direction, dtype=torch.float32)
+    base = SVD(eye, torch.as_tensor(values, dtype=torch.float32), eye, 0.0, 0.0, "by hand")
+    tuned = SVD(x[:, None], torch.tensor([sigma]), x[None], 0.0, 0.0, "by hand")
+    return base, tuned, sigma * torch.outer(x, x)
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(5e-7, "degenerate"), (2e-6, "new")])
+def test_values_are_tied_where_float32_cannot_tell_them_apart(gap, verdict):
+    """`8 eps sigma_1` is 9.5e-7 here: at a hundredth of sigma_1 a relative gap of 5e-5 is rounding."""
+    tied = 0.01 - gap * torch.arange(16)
+    values = torch.cat([torch.linspace(1, 0.5, 48), tied])
+    result = intruders(*by_hand(values, torch.cat([torch.zeros(48), torch.full((16,), 0.25)])))
+    assert result.verdict == (verdict,)
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.9e-5, "degenerate"), (1.2e-5, "new")])
+def test_values_are_tied_up_to_a_relative_gap_of_1e_5(gap, verdict):
+    values = (1 - gap) ** torch.arange(16, dtype=torch.float64)
+    values = torch.cat([values, torch.linspace(0.5, 0.1, 48, dtype=torch.float64)])
+    base, tuned, update = by_hand(values, torch.cat([torch.full((16,), 0.25), torch.zeros(48)]))
+    base = SVD(base.U, values, base.Vh, 0.0, 0.0, "by hand")
+    assert intruders(base, tuned, update, novelty_span=1, k=1).verdict == (verdict,)
+
+
 def test_a_cluster_as_large_as_the_space_explains_nothing():
     """Every direction lies in the span of all: |C| / m must be at most epsilon^2."""
     result = found(torch.eye(64), testing.plant_intruders(torch.eye(64), 2, strength=9, seed=0), k=2)
@@ -249,11 +276,8 @@ def test_a_cluster_as_large_as_the_space_explains_nothing():
 @pytest.mark.parametrize(("size", "verdict"), [(16, "degenerate"), (17, "new")])
 def test_a_cluster_explains_up_to_a_share_of_epsilon_squared(size, verdict):
     """A direction spread over 16 of 64 base vectors is one of the cluster's; over 17 a random one would be too."""
-    eye, values = torch.eye(64), torch.cat([torch.arange(64 - size, 0, -1) + 1.0, torch.ones(size)])
-    even = torch.cat([torch.zeros(64 - size), torch.full((size,), size**-0.5)])
-    base = SVD(eye, values, eye, 0.0, 0.0, "by hand")
-    tuned = SVD(even[:, None], torch.tensor([1e4]), even[None], 0.0, 0.0, "by hand")
-    result = intruders(base, tuned, 1e4 * torch.outer(even, even))
+    values = torch.cat([torch.arange(64 - size, 0, -1) + 1.0, torch.ones(size)])
+    result = intruders(*by_hand(values, torch.cat([torch.zeros(64 - size), torch.full((size,), size**-0.5)])))
     assert result.cluster == pytest.approx((1.0,))
     assert result.verdict == (verdict,)
 
@@ -278,6 +302,28 @@ def test_the_threshold_between_rotated_and_new_is_an_option():
     strict = found(base, update, rotated_below=0.0)
     loose = found(base, update, rotated_below=1.0)
     assert strict.new == loose.rotated == strict.count > 0
+
+
+def test_half_of_a_direction_inside_the_bases_space_is_rotated_still():
+    """Coordinates of 1/2 on four axes, two of them among the leading two: novelty exactly 0.5."""
+    case = by_hand([4, 3, 2, 1], [0.5, 0.5, 0.5, 0.5])
+    result = intruders(*case, k=1, epsilon=0.6, novelty_span=2)
+    assert (result.novelty, result.verdict) == ((0.5,), ("rotated",))
+    assert intruders(*case, k=1, epsilon=0.6, novelty_span=1).verdict == ("new",)
+
+
+def test_the_nearest_base_vector_is_named():
+    result = intruders(*by_hand([4, 3, 2, 1], [0.1, 0.5, -0.8, 0.3]), k=1)
+    assert result.nearest == (2,)
+    assert result.similarity == pytest.approx((0.8,))
+
+
+@pytest.mark.parametrize("shape", [(80, 70), (70, 80)], ids=str)
+@pytest.mark.parametrize("side", SIDES)
+def test_chance_is_that_of_the_sides_own_space(shape, side):
+    base, update = drawn(3, *shape)
+    dimension = shape[0] if side == "left" else shape[1]
+    assert found(base, update, side=side).null == expected_similarity(dimension, 70)
 
 
 # --- shares
@@ -335,6 +381,11 @@ def test_the_margin_tells_how_close_a_verdict_is(offset):
     result = intruders(one, tuned, torch.zeros(m, m, dtype=torch.float64), k=1)
     assert result.margin == pytest.approx(1e-6, rel=1e-6)
     assert result.count == (0 if offset > 0 else 1)
+
+
+def test_the_margin_is_that_of_the_closest_vector():
+    result = found(*drawn(4))
+    assert result.margin == min(abs(value - 0.5) for value in result.similarity)
 
 
 # --- small, empty and deficient matrices

@@ -81,6 +81,9 @@ def test_the_edges_by_hand():
     assert floor.sigma == pytest.approx(mean**0.5)
     assert floor.edge_alike == pytest.approx(mean**0.5 * (6**0.5 + 10**0.5))
     assert floor.edge_uneven == pytest.approx((10 * large) ** 0.5 + (5 * small + large) ** 0.5)
+    turned = rounding_floor(base.T, torch.zeros(10, 6), "bfloat16")
+    assert turned.edge_uneven == pytest.approx(floor.edge_uneven)
+    assert turned.edge_alike == pytest.approx(floor.edge_alike)
 
 
 @given(

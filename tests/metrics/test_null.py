@@ -1,5 +1,7 @@
 """What chance alone gives, against chance itself."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -37,9 +39,10 @@ def test_a_complete_basis_leaves_at_least_one_over_root_m(m):
 
 
 def test_one_base_vector_is_the_mean_of_one_cosine():
-    """E |x . u| = Gamma(m / 2) / (sqrt(pi) Gamma((m + 1) / 2)), about sqrt(2 / (pi m))."""
-    for m in (100, 10_000):
-        assert expected_similarity(m, 1) == pytest.approx((2 / (np.pi * m)) ** 0.5, rel=0.01)
+    """E |x . u| = Gamma(m / 2) / (sqrt(pi) Gamma((m + 1) / 2)), exactly."""
+    for m in (64, 100, 10_000):
+        exact = math.exp(math.lgamma(m / 2) - math.lgamma((m + 1) / 2)) / math.pi**0.5
+        assert expected_similarity(m, 1) == pytest.approx(exact, rel=1e-6)
 
 
 def test_it_falls_with_dimension_and_rises_with_the_number_of_base_vectors():

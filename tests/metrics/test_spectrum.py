@@ -20,7 +20,7 @@ def test_a_short_spectrum_is_kept_whole(length):
 def test_a_long_spectrum_keeps_its_first_32_its_last_and_at_most_96_points(length):
     values = torch.arange(length, 0, -1.0)
     found = spectrum(values, values, values)
-    assert found.index[:32] == tuple(range(1, 33))
+    assert found.index[:33] == tuple(range(1, 34))
     assert found.index[-1] == length
     assert 60 < len(found.index) <= 96
     assert list(found.index) == sorted(set(found.index))
