@@ -12,7 +12,7 @@ import click
 from spectra.text import count, listing, quantity, show, size
 
 if TYPE_CHECKING:
-    from spectra.loaders.inspection import Inspection
+    from spectra.loaders.inspection.inspect import Inspection
 
 _INDENT, _LABEL, _MARGIN, _MIN, _MAX = 2, 12, 2, 60, 120
 
@@ -31,7 +31,7 @@ def command(ctx: click.Context, path: Path, as_json: bool, tensors: bool) -> Non
       spectra inspect pytorch_model.bin --tensors
       spectra inspect lora.safetensors --json | jq .ranks
     """
-    from spectra.loaders.inspection import inspect
+    from spectra.loaders.inspection.inspect import inspect
 
     found = inspect(path)
     if as_json:

@@ -298,6 +298,9 @@ def test_a_minority_of_rows_is_no_rank_finding():
     halfway = [row(base(), LowRank(U * torch.linspace(0.3, 0.01, 8), V.T), allotted=8) for _ in range(2)]
     assert said(RANK_EXHAUSTED, adapter(base(), rank=8), *halfway) is None
     assert said(RANK_UNUSED, *halfway) is None
+    one_direction = row(base(), LowRank(U[:, :8] * torch.tensor([0.3] + 7 * [1e-3]), V.T), allotted=8)
+    assert said(RANK_UNUSED, one_direction, *halfway) is None
+    assert said(RANK_UNUSED, one_direction) is not None
 
 
 def test_rank_one_and_full_fine_tuning_have_no_rank_to_judge():
@@ -334,7 +337,9 @@ def test_a_single_such_matrix_is_a_remark():
 
 def test_float32_and_adapters_have_no_rounded_rank():
     assert said(RANK_IS_ROUNDING, *clean_fine_tune(), method="full fine-tuning") is None
-    assert said(RANK_IS_ROUNDING, adapter(half(0), dtype="bfloat16")) is None
+    weak = adapter(half(0), strength=2e-3, dtype="bfloat16")
+    assert weak.rank.above_floor == 0
+    assert said(RANK_IS_ROUNDING, weak) is None
 
 
 def test_a_small_adapter_vanishes_when_merged_in_half_precision():
@@ -353,3 +358,9 @@ def test_a_single_small_update_among_strong_ones_is_a_remark():
 
 def test_a_small_adapter_on_a_float32_base_is_not_lost():
     assert said(LOST_IN_MERGE, adapter(base(), strength=2e-3)) is None
+
+
+def test_a_weight_stored_in_full_is_merged_already():
+    small = row(half(0), testing.noise(SIZE, SIZE, level=1e-4, seed=1), dtype="bfloat16")
+    assert small.floor.lost > 0.5
+    assert said(LOST_IN_MERGE, small, method="full fine-tuning") is None

@@ -17,11 +17,12 @@ from safetensors.numpy import save_file
 
 from spectra import open_pairs
 from spectra.errors import FormatError, InputError, SpectraError, UnsafeFileError, UnsupportedError
-from spectra.loaders import methods, refusals
+from spectra.loaders import methods
 from spectra.loaders.adapters import lora
 from spectra.loaders.adapters.families import FAMILIES
 from spectra.loaders.header import TensorInfo
-from spectra.loaders.inspection import inspect
+from spectra.loaders.inspection import refusals
+from spectra.loaders.inspection.inspect import inspect
 
 P = "base_model.model.model.layers.0.self_attn.q_proj"
 LORA = {f"{P}.lora_A.weight": (4, 16), f"{P}.lora_B.weight": (24, 4)}
@@ -732,7 +733,7 @@ def test_a_broken_file_raises_the_loader_s_own_error(tmp_path):
 
 PROBE = """
 import sys
-from spectra.loaders.inspection import inspect
+from spectra.loaders.inspection.inspect import inspect
 for path in sys.argv[1:]:
     inspect(path)
 print(sorted(set(sys.modules) & {"torch", "numpy", "transformers", "matplotlib", "scipy", "safetensors"}))

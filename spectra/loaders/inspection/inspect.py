@@ -13,14 +13,14 @@ from typing import Any
 
 from spectra.errors import UnsafeFileError, UnsupportedError
 from spectra.loaders import formats, quantization
-from spectra.loaders.declared import Declared, Evidence, Scale, base_named, plain, read_declared, scale
-from spectra.loaders.facts import facts
 from spectra.loaders.files import names_in, require_exists
 from spectra.loaders.header import Header
-from spectra.loaders.locate import read_any, refused_pickle
+from spectra.loaders.inspection.declared import Declared, Evidence, Scale, base_named, plain, read_declared, scale
+from spectra.loaders.inspection.facts import facts
+from spectra.loaders.inspection.locate import read_any, refused_pickle
+from spectra.loaders.inspection.refusals import refusal
+from spectra.loaders.inspection.suspicions import suspicions
 from spectra.loaders.methods import DORA, FULL, LORA, Fate, Method, of_peft, recognise
-from spectra.loaders.refusals import refusal
-from spectra.loaders.suspicions import suspicions
 from spectra.text import listing, show
 
 

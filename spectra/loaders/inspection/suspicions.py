@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from spectra.errors import UnsupportedError
 from spectra.loaders.adapters.config import CHANGES_BASE
-from spectra.loaders.declared import Evidence, number, plain, scale
+from spectra.loaders.inspection.declared import Evidence, number, plain, scale
 from spectra.loaders.methods import FULL, LORA, Fate, kins, of_peft
 from spectra.loaders.orientation import CONV1D_MODULES
 from spectra.text import count, listing, show

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from spectra.loaders.declared import Evidence, plain
+from spectra.loaders.inspection.declared import Evidence, plain
 from spectra.loaders.methods import BARE_PROMPT, FROZEN, FULL, Fate
 from spectra.text import count, listing, show
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from spectra.errors import UnsupportedError
 from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS
-from spectra.loaders.declared import Evidence, plain, scale
 from spectra.loaders.header import FLOATS
+from spectra.loaders.inspection.declared import Evidence, plain, scale
 from spectra.loaders.methods import DORA, FULL, LORA, TOKENS, Fate
 from spectra.text import listing, show
 
