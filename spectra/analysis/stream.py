@@ -13,6 +13,7 @@ from spectra.engine.choose import decompose
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import require_finite
 from spectra.errors import DecompositionError, NonFiniteError
+from spectra.layout import Layout
 from spectra.loaders.pairing import Pairs
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, Layer, measure, unmeasured
 from spectra.updates import WeightPair
@@ -22,14 +23,14 @@ class _BaseDecomposition:
     """Keeps the base SVD of the matrix at hand, for the models that come after the first."""
 
     def __init__(self) -> None:
-        self._of: tuple[str, tuple[int, int]] | None = None
+        self._of: tuple[str, Layout] | None = None
         self._svd: SVD | None = None
 
     def of(self, pair: WeightPair) -> SVD | None:
-        return self._svd if self._of == (pair.key, pair.shape) else None
+        return self._svd if self._of == (pair.key, pair.layout) else None
 
     def keep(self, pair: WeightPair, svd: SVD) -> None:
-        self._of, self._svd = (pair.key, pair.shape), svd
+        self._of, self._svd = (pair.key, pair.layout), svd
 
 
 def stream(
@@ -43,7 +44,7 @@ def stream(
     for key in order:
         kept = _BaseDecomposition()
         for name, pairs in models.items():
-            if key not in pairs.keys:
+            if key not in pairs:
                 continue
             if progress is not None:
                 progress(done, total, key)

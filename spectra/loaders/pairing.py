@@ -36,6 +36,7 @@ class Pairs:
         self.skipped: list[Skipped] = list(skipped)
         self.notes: tuple[str, ...] = (*base.source.header.notes, *plan.source.header.notes, *plan.notes)
         self._plan = plan
+        self._chosen = frozenset(chosen)
 
     @property
     def tuned_header(self) -> Header:
@@ -58,6 +59,9 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._chosen
 
     def __enter__(self) -> Self:
         return self

@@ -49,7 +49,6 @@ def test_the_base_is_decomposed_once_for_all_models(folders, monkeypatch):
     assert len(sizes) == 1 + 3
 
 
-@pytest.mark.xfail(strict=True, reason="the base's SVD is shared although the adapter reads the base transposed")
 def test_models_that_read_a_square_weight_both_ways_do_not_share_its_decomposition(tmp_path):
     """Without a config a square weight is read transposed by an adapter with fan_in_fan_out, and as it is otherwise."""
     weight = {"h.0.w.weight": testing.decaying(48, 48, seed=1).float()}

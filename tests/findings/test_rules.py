@@ -337,7 +337,7 @@ def test_a_single_such_matrix_is_a_remark():
 
 def test_float32_and_adapters_have_no_rounded_rank():
     assert said(RANK_IS_ROUNDING, *clean_fine_tune(), method="full fine-tuning") is None
-    weak = adapter(half(0), strength=2e-3, dtype="bfloat16")
+    weak = adapter(half(0), strength=1e-4, dtype="bfloat16")
     assert weak.rank.above_floor == 0
     assert said(RANK_IS_ROUNDING, weak) is None
 
