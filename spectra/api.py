@@ -12,11 +12,14 @@ from spectra.analysis.settings import Progress, Settings
 from spectra.loaders.base import open_base
 from spectra.loaders.source import Model
 from spectra.plots.figures import comparison_figures, report_figures, save_figures
-from spectra.reports import html, notebook, terminal
+from spectra.reports import html, notebook, terminal, words
 
 
 class Report(diagnosis.Diagnosis):
     """A diagnosis that prints as a summary, shows itself in a notebook, and writes HTML and figures."""
+
+    def __repr__(self) -> str:
+        return f"<Report of {len(self.rows)} matrices: {words.headline(self)}>"
 
     def __str__(self) -> str:
         return terminal.text(terminal.summary(self))
@@ -38,6 +41,10 @@ class Report(diagnosis.Diagnosis):
 
 class Comparison(comparison.ModelComparison):
     """A comparison that prints as a ranking, shows itself in a notebook, and writes HTML and figures."""
+
+    def __repr__(self) -> str:
+        order = ", ".join(f"{standing.place}. {standing.name}" for standing in self.standings)
+        return f"<Comparison of {len(self.models)} models: {order}>"
 
     def __str__(self) -> str:
         return terminal.text(terminal.comparison(self))

@@ -12,13 +12,14 @@ from spectra.metrics.place import Place, place
 from spectra.metrics.ranks import Ranks, ranks
 from spectra.metrics.similarity import SIDES, Side
 from spectra.metrics.spectrum import Spectrum, spectrum
+from spectra.text import show
 from spectra.updates import Storage, WeightPair
 
 OK, ZERO, NONFINITE, FAILED, OOM = "ok", "zero_update", "nonfinite", "failed", "oom"
 FAILURES = (NONFINITE, FAILED, OOM)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layer(Mapping[str, Any]):
     """All that is known of one matrix. As a mapping it reads like its JSON: `row["rank"]["effective"]`.
 
@@ -41,6 +42,10 @@ class Layer(Mapping[str, Any]):
     intruders: tuple[Intruders, ...] = ()
     spectrum: Spectrum | None = None
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return f"<Layer {show(self.key)} {m} x {n}: {self.status}, {self.found} of {self.examined} intruders>"
 
     @property
     def place(self) -> Place:

@@ -15,7 +15,7 @@ def family_of(config: AdapterConfig) -> Family:
     family = FAMILIES.get(config.method)
     if family is None:
         known = of_peft(config.method)
-        name = f"{config.method}, {known.name}" if known else config.method
+        name = f"{known.name.removesuffix(' (PEFT)')} (peft_type {config.method})" if known else config.method
         if known and known.fate is Fate.NONE:
             raise UnsupportedError(f"the adapter's method is {show(name)}: it has no weight update to analyse.")
         raise UnsupportedError(
