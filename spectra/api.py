@@ -121,8 +121,8 @@ def diagnose(
 
     Notes
     -----
-    Two full decompositions a matrix in float32, about `40 m n min(m, n)` operations; memory about ten
-    times the largest matrix, whatever the model's size.
+    Two full decompositions a matrix in float32, about `40 m n min(m, n)` operations; memory about
+    fifteen times the largest matrix, whatever the model's size.
 
     References
     ----------

@@ -19,6 +19,9 @@ from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, Layer, measure, 
 from spectra.updates import WeightPair
 
 
+_COPIES = 13  # peak memory of one pair in matrices of its size, measured at 2048 x 2048
+
+
 class _BaseDecomposition:
     """Keeps the base SVD of the matrix at hand, for the models that come after the first."""
 
@@ -70,7 +73,7 @@ def _row(pair: WeightPair, settings: Settings, kept: _BaseDecomposition) -> Laye
         if not _is_out_of_memory(fault):
             raise
         m, n = pair.shape
-        needed = 5 * 4 * m * n / 2**30
+        needed = _COPIES * 4 * m * n / 2**30
         return unmeasured(pair, OOM, f"out of memory: {m} x {n} needs about {needed:.1f} GB in full")
 
 

@@ -10,6 +10,7 @@ import torch
 
 from spectra.engine.decomposition import SVD
 from spectra.errors import UsageError
+from spectra.metrics.blocks import row_blocks
 from spectra.metrics.null import expected_similarity
 from spectra.metrics.similarity import Side, cosines
 
@@ -141,9 +142,9 @@ def intruders(
     below = similarity < epsilon
     sigma, defined = tuned.S[:k].double(), _present(tuned)[:k]
     verdict = _verdicts(below, tied | ~defined, novelty <= rotated_below)
-    moved = ((update.double() @ V[:, :k]) * U[:, :k]).sum(0)
+    moved = (torch.cat([rows @ V[:, :k] for (rows,) in row_blocks(update)]) * U[:, :k]).sum(0)
     share = torch.where(defined, moved / sigma, torch.zeros_like(sigma))
-    energy = update.double().square().sum().item()
+    energy = sum(rows.square().sum().item() for (rows,) in row_blocks(update))
     return Intruders(
         k=k,
         epsilon=epsilon,

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from spectra.metrics.blocks import row_blocks
+
 _MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
 _MIN_EXPONENT = {"bfloat16": -126, "float16": -14, "float32": -126, "float64": -1022}
 
@@ -55,11 +57,16 @@ def rounding_floor(base: torch.Tensor, update: torch.Tensor, dtype: str) -> Floo
     m, n = base.shape
     if base.numel() == 0:
         return Floor(dtype, 0.0, 0.0, 0.0, 0.0)
-    spacing = ulp(base.double(), dtype)
-    variance = spacing.square() / 12
-    variance = torch.where(base == 0, torch.zeros_like(variance), variance)
-    sigma = variance.mean().sqrt().item()
-    uneven = variance.sum(1).max().sqrt() + variance.sum(0).max().sqrt()
-    touched = update != 0
-    lost = (touched & (update.abs() < spacing / 2)).sum().item() / max(int(touched.sum()), 1)
-    return Floor(dtype, sigma, sigma * (m**0.5 + n**0.5), uneven.item(), lost)
+    of_columns = torch.zeros(n, dtype=torch.float64)
+    largest_row, touched, lost = 0.0, 0, 0
+    for W0, dW in row_blocks(base, update):
+        spacing = ulp(W0, dtype)
+        variance = torch.where(W0 == 0, torch.zeros_like(W0), spacing.square() / 12)
+        of_columns += variance.sum(0)
+        largest_row = max(largest_row, variance.sum(1).max().item())
+        moved = dW != 0
+        touched += int(moved.sum())
+        lost += int((moved & (dW.abs() < spacing / 2)).sum())
+    sigma = (of_columns.sum().item() / (m * n)) ** 0.5
+    uneven = largest_row**0.5 + of_columns.max().item() ** 0.5
+    return Floor(dtype, sigma, sigma * (m**0.5 + n**0.5), uneven, lost / max(touched, 1))

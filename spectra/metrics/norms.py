@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from spectra.metrics.blocks import row_blocks
+
 
 @dataclass(frozen=True, slots=True)
 class Norms:
@@ -22,9 +24,11 @@ class Norms:
 
 def norms(base: torch.Tensor, update: torch.Tensor, base_values: torch.Tensor, update_values: torch.Tensor) -> Norms:
     """Measure an update against its base, both [m, n]; the singular values give the spectral norms."""
-    W0, dW = base.double(), update.double()
-    size, change = torch.linalg.vector_norm(W0).item(), torch.linalg.vector_norm(dW).item()
-    tuned = torch.linalg.vector_norm(W0 + dW).item()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for W0, dW in row_blocks(base, update):
+        W = W0 + dW
+        sums += torch.stack([W0.square().sum(), dW.square().sum(), W.square().sum(), (W0 * W).sum()])
+    size, change, tuned = sums[:3].sqrt().tolist()
     product = size * tuned
     return Norms(
         base=size,
@@ -32,5 +36,5 @@ def norms(base: torch.Tensor, update: torch.Tensor, base_values: torch.Tensor, u
         ratio=change / size if size else (float("inf") if change else 0.0),
         base_spectral=base_values[0].item() if len(base_values) else 0.0,
         update_spectral=update_values[0].item() if len(update_values) else 0.0,
-        cosine=(W0 * (W0 + dW)).sum().item() / product if product else 0.0,
+        cosine=sums[3].item() / product if product else 0.0,
     )
