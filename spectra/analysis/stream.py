@@ -18,7 +18,6 @@ from spectra.loaders.pairing import Pairs
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, Layer, measure, unmeasured
 from spectra.updates import WeightPair
 
-
 _COPIES = 13  # peak memory of one pair in matrices of its size, measured at 2048 x 2048
 
 
