@@ -80,6 +80,8 @@ def compare(
 ) -> ModelComparison:
     """Diagnose several models in one pass over the base. See `spectra.compare`."""
     settings = settings or Settings()
+    if not isinstance(models, Mapping):
+        raise UsageError(f"models must map names to models, not be a {type(models).__name__}.")
     if not models:
         raise UsageError("nothing to compare: give at least one tuned model.")
     started = time.monotonic()

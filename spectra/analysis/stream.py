@@ -15,7 +15,7 @@ from spectra.engine.dense import require_finite
 from spectra.errors import DecompositionError, NonFiniteError
 from spectra.layout import Layout
 from spectra.loaders.pairing import Pairs
-from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, Layer, measure, unmeasured
+from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE, Layer, measure, unmeasured
 from spectra.updates import WeightPair
 
 _COPIES = 13  # peak memory of one pair in matrices of its size, measured at 2048 x 2048
@@ -61,6 +61,8 @@ def _row(pair: WeightPair, settings: Settings, kept: _BaseDecomposition) -> Laye
         _require_finite(pair)
         if is_zero(pair):
             return unmeasured(pair, ZERO, "base and tuned are equal: there is no update")
+        if not bool(pair.base.any()):
+            return unmeasured(pair, ZERO_BASE, "the base is zero: it has no directions to compare with")
         found = decompose(pair, device=settings.device, base=kept.of(pair))
         kept.keep(pair, found.base)
         return measure(pair, found, k=settings.k, epsilon=settings.epsilon, sides=settings.sides)

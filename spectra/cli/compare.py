@@ -64,6 +64,8 @@ def command(
         require_exists(Path(path))
     if not adapters and not tuned and not guide:
         raise UsageError("nothing to compare: give --lora NAME=PATH or --full NAME=PATH, or --guide alone.")
+    if not adapters and not tuned and output.wanted:
+        raise UsageError("--guide alone only prints; --json, --csv, --html and --figures need a --lora or a --full.")
     import spectra
     from spectra.reports import terminal
 

@@ -18,8 +18,18 @@ COMMANDS: tuple[click.Command, ...] = (demo.command, diagnose.command, compare.c
 INTERNAL, ENVIRONMENT, INTERRUPTED = 70, 4, 130
 
 
+class _ReaderGone(Exception):  # noqa: N818
+    """The reader of our output went away, as `| head` does. click itself would exit with 1: failed rows, here."""
+
+
 class _Commands(click.Group):
     """Lists commands in the order of the table and names the nearest one for a misspelt word."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
@@ -76,8 +86,8 @@ def _explain(fault: BaseException) -> int:
         return fault.exit_code
     if isinstance(fault, KeyboardInterrupt | click.Abort):
         return _say("interrupted", INTERRUPTED)
-    if isinstance(fault, BrokenPipeError):
-        # The reader went away (`| head`): nothing more to say, and stdout must not be flushed again.
+    if isinstance(fault, _ReaderGone):
+        # Nothing more to say, and stdout must not be flushed again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if isinstance(fault, MemoryError):

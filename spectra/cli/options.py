@@ -1,5 +1,6 @@
 """Options that commands share, declared once; a command receives one object for each kind."""
 
+import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -46,15 +47,23 @@ class Output:
         """Whether data takes stdout, so that the summary must not."""
         return STDOUT in (self.json, self.csv, self.html)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be written."""
+        return any(target is not None for target in (self.json, self.csv, self.html, self.figures))
+
     def check(self) -> None:
         """Refuse, before any work, targets that cannot be written."""
         targets = [target for target in (self.json, self.csv, self.html) if target is not None]
         if targets.count(STDOUT) > 1:
             raise UsageError("only one of --json, --csv and --html can be '-' (stdout).")
-        for target in targets:
-            folder = Path(target).parent
-            if target != STDOUT and not folder.is_dir():
-                raise MachineError(f"the folder '{show(folder)}' for '{show(target)}' does not exist. Make it first.")
+        files = [Path(target) for target in targets if target != STDOUT]
+        if len({path.absolute() for path in files}) < len(files):
+            raise UsageError("two of --json, --csv and --html name the same file.")
+        for path in files:
+            _require_writable(path)
+        if self.figures is not None and self.figures.exists() and not self.figures.is_dir():
+            raise MachineError(f"'{show(self.figures)}' is a file: --figures takes a folder.")
 
     def write(self, result: Any) -> None:
         """Write a report or comparison everywhere that was asked, and say where on stderr."""
@@ -67,6 +76,15 @@ class Output:
         if self.figures is not None:
             written = result.save_figures(self.figures)
             click.echo(f"wrote {len(written)} files into {show(self.figures)}", err=True)
+
+
+def _require_writable(path: Path) -> None:
+    if path.name == "" or path.is_dir():
+        raise MachineError(f"'{show(path)}' is a folder: name a file in it.")
+    if not path.parent.is_dir():
+        raise MachineError(f"the folder '{show(path.parent)}' for '{show(path.name)}' does not exist. Make it first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise MachineError(f"'{show(path)}' cannot be written: permission denied.")
 
 
 _ANALYSIS = (

@@ -6,6 +6,7 @@ does not. The chain is gesdd, gesvd, gesvd in float64; each answer is checked be
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import scipy.linalg
@@ -21,6 +22,7 @@ _SMALL, _PER_ROOT = 500.0, 10.0
 # torch's default on CUDA, gesvdj, leaves a residual of 1e-3 at 4096 x 4096: enough to move a verdict. On an
 # H100 gesvda leaves 9e-7 and is eight times faster; where its check fails, gesvd leaves 1e-5.
 _CUDA_DRIVERS = ("gesvda", "gesvd")
+_SMALL = 512
 _MAX_EXPONENT = 1000
 _SAFE_EXPONENT = 100  # of a factor that float32 itself holds
 _Raw = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -91,7 +93,8 @@ def singular_values(matrix: torch.Tensor, *, device: str = "cpu") -> torch.Tenso
         return svd(matrix, device=device).S
     A, exponent = _scaled(A)
     try:
-        values = torch.linalg.svdvals(A)
+        with _few_threads(A.shape):
+            values = torch.linalg.svdvals(A)
     except (LinAlgError, torch.OutOfMemoryError):
         return svd(matrix).S
     energy, whole = torch.linalg.vector_norm(values.double()), torch.linalg.vector_norm(A.double())
@@ -151,8 +154,21 @@ def _chain(dtype: torch.dtype, device: str) -> Iterator[tuple[str, Callable[[tor
         yield "gesvd float64", lambda A: _scipy(A.double())
 
 
+@contextmanager
+def _few_threads(shape: torch.Size) -> Iterator[None]:
+    """Decompose a small matrix on one thread: it costs nothing, and on a busy machine threads that wait for each
+    other have made 128 x 352 a thousand times slower."""
+    kept = torch.get_num_threads()
+    torch.set_num_threads(1 if min(shape) <= _SMALL else kept)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept)
+
+
 def _torch(A: torch.Tensor) -> _Raw:
-    U, S, Vh = torch.linalg.svd(A, full_matrices=False)
+    with _few_threads(A.shape):
+        U, S, Vh = torch.linalg.svd(A, full_matrices=False)
     return U, S, Vh
 
 

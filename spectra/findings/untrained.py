@@ -17,7 +17,8 @@ def _check(evidence: Evidence) -> list[Raised]:
             Raised(
                 "error",
                 f"Every update is zero: {why}.",
-                "Check that training ran, that the adapter was active, and that this is the checkpoint you meant.",
+                "Check that training ran, that the adapter was active, and that this is the checkpoint you meant; a "
+                "state dict taken before training shares its memory with the model: copy it with copy.deepcopy.",
                 zero,
                 numbers,
             )

@@ -99,6 +99,10 @@ def _read_unnamed(folder: Path) -> Header:
         chosen = (safe or found)[0]
         return _beside(read_file(folder / chosen), folder, [chosen, *(name for name in found if name != chosen)])
     where = f"the folder '{show(folder.name)}' holds"
+    if not inside:
+        raise InputError(f"the folder '{show(folder.name)}' is empty.")
+    if not found and "adapter_config.json" in inside:
+        raise InputError(f"{where} an adapter_config.json without its weights: {listing(ADAPTER_NAMES)} is missing.")
     if not found:
         raise InputError(
             f"{where} no weights ({listing(inside, 5) or 'nothing'}). Expected one of {listing(WEIGHT_NAMES)}."

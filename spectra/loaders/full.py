@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from spectra.errors import UnsupportedError
+from spectra.errors import MatchError, UnsupportedError
 from spectra.loaders.base import Base, head_of_other_size, plan_replaced, refuse_packed, weights_in
 from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.matching import find_prefix, plain, unmatched
@@ -27,6 +27,11 @@ def plan_full(model: Model, base: Base) -> Plan:
     _refuse_adapter(strange, tuned.label)
     refuse_packed(tuned, "tuned checkpoint")
     if not any(base.reason_against(key) is None for key in placed):
+        same = next((key for key in base.tensors if key in names and len(base.tensors[key].shape) > 1), None)
+        if same is not None:
+            raise MatchError(f"'{show(same)}' of the base cannot be analysed: {base.reason_against(same)}.")
+        if not _matrices(names):
+            raise MatchError(f"'{show(tuned.label)}' holds no matrix to compare.")
         raise unmatched(_matrices(names), _analysable(base), f"the matrices of '{show(tuned.label)}'")
     for key in base.tensors:
         _plan_key(key, placed, base, plan)

@@ -90,7 +90,7 @@ def unmatched(names: Collection[str], known: Collection[str], what: str) -> Matc
         + "\n".join(lines)
         + more
         + "\n"
-        "Is this the base it was trained on? `--allow-unmatched` lists them as skipped and goes on."
+        "Is this the base it was trained on? `--allow-unmatched` (allow_unmatched=True) lists them as skipped."
     )
 
 

@@ -106,6 +106,7 @@ def open_pairs(
     plan = _plan(tuned, opened, allow_unmatched)
     if not plan.pairs:
         raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(opened.source.label)}'.")
+    include, exclude = ((given,) if isinstance(given, str) else given for given in (include, exclude))
     wanted = selector(include, exclude)
     chosen = [key for key in plan.pairs if wanted(key)]
     if not chosen:

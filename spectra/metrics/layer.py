@@ -15,7 +15,7 @@ from spectra.metrics.spectrum import Spectrum, spectrum
 from spectra.text import show
 from spectra.updates import Storage, WeightPair
 
-OK, ZERO, NONFINITE, FAILED, OOM = "ok", "zero_update", "nonfinite", "failed", "oom"
+OK, ZERO, ZERO_BASE, NONFINITE, FAILED, OOM = "ok", "zero_update", "zero_base", "nonfinite", "failed", "oom"
 FAILURES = (NONFINITE, FAILED, OOM)
 
 
@@ -23,7 +23,7 @@ FAILURES = (NONFINITE, FAILED, OOM)
 class Layer(Mapping[str, Any]):
     """All that is known of one matrix. As a mapping it reads like its JSON: `row["rank"]["effective"]`.
 
-    status : "ok", "zero_update", "nonfinite", "failed" or "oom"; the measurements are there for "ok".
+    status : "ok", "zero_update", "zero_base", "nonfinite", "failed" or "oom"; the measurements are there for "ok".
     """
 
     key: str

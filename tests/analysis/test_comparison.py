@@ -157,3 +157,8 @@ def test_ties_of_the_base_do_not_count_against_a_model():
     found = compare(base, {"tied": tuned})
     assert found.models["tied"].summary["degenerate"] == 10
     assert found.standings[0].share == 0
+
+
+def test_a_list_of_models_is_refused_in_a_sentence(base, tuned):
+    with pytest.raises(UsageError, match="must map names to models"):
+        compare(base, [tuned])

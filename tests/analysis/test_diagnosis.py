@@ -87,8 +87,13 @@ def test_numbers_that_json_cannot_hold_are_null():
     """A lone singular value has no neighbour, and its gap is infinite."""
     found = document({"w.weight": torch.ones(1, 9)}, {"w.weight": torch.eye(9)[:1]})
     assert found["layers"][0]["intruders"]["relative_gap"] == [None]
-    zero_base = document({"w.weight": torch.zeros(4, 9)}, {"w.weight": torch.ones(4, 9)})
-    assert zero_base["layers"][0]["norm"]["ratio"] is None
+
+
+def test_a_zero_base_has_no_directions_to_compare_with():
+    found = document({"w.weight": torch.zeros(4, 9)}, {"w.weight": torch.ones(4, 9)})
+    assert found["layers"][0]["status"] == "zero_base"
+    assert found["layers"][0]["intruders"] is None
+    assert found["summary"]["intruders"] == 0
 
 
 def test_a_row_reads_like_its_json(base, tuned):

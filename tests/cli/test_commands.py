@@ -78,6 +78,11 @@ def test_an_old_report_survives_a_failed_run(run, models, tmp_path):
         (("diagnose", "{base}"), 2, "Missing argument 'TUNED'"),
         (("diagnose", "{base}", "{lora}", "--sied", "left"), 2, "--side"),
         (("compare", "{base}"), 2, "nothing to compare"),
+        (("compare", "{base}", "--guide", "--json", "g.json"), 2, "--guide alone only prints"),
+        (("diagnose", "{base}", "{lora}", "--json", "x", "--csv", "x"), 2, "name the same file"),
+        (("diagnose", "{base}", "{lora}", "--html", "{base}"), 4, "is a folder"),
+        (("diagnose", "{base}", "{lora}", "--json", ""), 4, "is a folder"),
+        (("diagnose", "{base}", "{lora}", "--figures", "{base}/model.safetensors"), 4, "is a file"),
         (("compare", "{base}", "--full", "x={lora}"), 2, "'x' holds LoRA: give it as --lora"),
         (("compare", "{base}", "--lora", "x={full}"), 2, "give it as --full"),
         (("compare", "{base}", "--lora", "x={lora}", "--full", "x={full}"), 2, "given to a --lora and a --full"),
@@ -127,13 +132,14 @@ def test_guide_alone_needs_no_model(run, models):
         assert method in out
 
 
-def test_a_reader_that_goes_away_is_no_fault(models):
-    words = [sys.executable, "-m", "spectra", "diagnose", str(models / "base"), str(models / "lora"), "--json", "-"]
+@pytest.mark.parametrize("given", ["--json", "--html"])
+def test_a_reader_that_goes_away_is_no_fault(models, given):
+    words = [sys.executable, "-m", "spectra", "diagnose", str(models / "base"), str(models / "lora"), given, "-"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         running.stdout.close()
         err = running.stderr.read()
         running.wait()
-    assert err == b""
+    assert (running.returncode, err) == (0, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -259,3 +259,11 @@ def test_no_good_decomposition_is_refused(kind, m, n, seed, wide):
 def test_the_worst_rounding_seen_is_let_pass():
     """A graded 4 x 4 on which gesdd leaves 141 eps, where 4 x 4 matrices leave 6 otherwise."""
     assert dense.svd(graded(4, 4, 3)).method == "gesdd float64"
+
+
+def test_the_number_of_threads_is_left_as_it_was():
+    before = torch.get_num_threads()
+    dense.svd(torch.eye(8))
+    with pytest.raises(NonFiniteError):
+        dense.svd(torch.full((4, 4), torch.nan))
+    assert torch.get_num_threads() == before

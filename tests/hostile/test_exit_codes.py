@@ -58,7 +58,7 @@ def colourful(folder, craft):
 
 TUNED = {
     "a path that does not exist": (lambda folder, craft: folder, "does not exist"),
-    "an empty folder": (lambda folder, craft: folder.mkdir() or folder, "holds no weights"),
+    "an empty folder": (lambda folder, craft: folder.mkdir() or folder, "is empty"),
     "a truncated file": (damaged, "is truncated"),
     "a hostile torch file": (hostile_pickle, "posix.system"),
     "a hostile pickle": (plain_pickle, "posix.system"),

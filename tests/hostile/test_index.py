@@ -231,7 +231,7 @@ def test_links_as_the_hub_s_cache_has_them_are_followed(sharded, tmp_path):
 
 
 NO_WEIGHTS = {
-    "an empty folder": ({}, "holds no weights (nothing)"),
+    "an empty folder": ({}, "is empty"),
     "a folder of texts": ({"README.md": "hi", "b.txt": ""}, "holds no weights (README.md, b.txt)"),
     "several weights": ({"a.safetensors": "", "b.safetensors": ""}, "several weights files (a.safetensors, b.safetensors)"),
 }  # fmt: skip

@@ -440,3 +440,17 @@ def test_a_quantisation_that_only_the_configuration_names_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "newest"}}))
     with pytest.raises(UnsupportedError, match="stored packed by newest"):
         open_pairs(folder, tuned)
+
+
+def test_one_pattern_may_be_given_as_plain_text():
+    base = {"a.q_proj.weight": torch.eye(4), "a.v_proj.weight": torch.eye(4)}
+    tuned = {name: 2 * weight for name, weight in base.items()}
+    with open_pairs(base, tuned, include="q_proj") as pairs:
+        assert pairs.keys == ("a.q_proj.weight",)
+    with open_pairs(base, tuned, exclude="q_proj") as pairs:
+        assert pairs.keys == ("a.v_proj.weight",)
+
+
+def test_an_integer_weight_is_refused_for_what_it_is():
+    with pytest.raises(MatchError, match="stored as int8"):
+        open_pairs({"w.weight": torch.ones(4, 4, dtype=torch.int8)}, {"w.weight": torch.eye(4)})

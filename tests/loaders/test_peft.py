@@ -565,7 +565,7 @@ def test_other_methods_are_refused_by_name(tmp_path, method):
     model = llama()
     save_model(model, tmp_path / "base")
     peft.get_peft_model(model, OTHER_METHODS[method]()).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UnsupportedError, match=f"the adapter's method is {method}"):
+    with pytest.raises(UnsupportedError, match=rf"the adapter's method is .*{method}"):
         open_pairs(tmp_path / "base", tmp_path / "adapter")
 
 

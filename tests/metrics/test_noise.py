@@ -56,7 +56,7 @@ def test_sigma_is_the_error_of_a_real_round_trip(scale, dtype):
 def test_sigma_of_float32_is_the_error_of_a_round_trip_from_float64():
     base = normal(500, 400, seed=5).double() * 1.2345678901
     measured = (base.float().double() - base).square().mean().sqrt().item()
-    assert rounding_floor(base.float(), base.float(), "float32").sigma == pytest.approx(measured, rel=0.01)
+    assert rounding_floor(base.float(), torch.zeros(500, 400), "float32").sigma == pytest.approx(measured, rel=0.01)
 
 
 def test_outlier_rows_raise_the_floor_where_they_raise_the_noise():
@@ -128,8 +128,18 @@ def test_entries_that_did_not_change_are_not_lost():
 
 
 def test_zero_weights_carry_no_noise():
-    floor = rounding_floor(torch.zeros(5, 5), torch.ones(5, 5), "float16")
+    floor = rounding_floor(torch.zeros(5, 5), torch.zeros(5, 5), "float16")
     assert (floor.sigma, floor.edge) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_an_update_that_outgrows_its_base_has_the_floor_of_what_was_stored(dtype):
+    """The rounding of a stored weight is that of its own size, however small the base was."""
+    base, spike = 0.01 * normal(256, 256, seed=1), normal(256, 1, seed=2) @ normal(1, 256, seed=3)
+    update = (base.double() + 3 * spike.double()).to(dtype).float() - base
+    floor = rounding_floor(base, update, str(dtype).removeprefix("torch."))
+    values = torch.linalg.svdvals(update.double())
+    assert values[1] < 1.5 * floor.edge < values[0] / 100, "in float32 the subtraction itself adds as much again"
 
 
 def test_subnormal_weights_have_the_smallest_step():
