@@ -15,6 +15,7 @@ from spectra.engine.dense import require_finite
 from spectra.errors import DecompositionError, NonFiniteError
 from spectra.layout import Layout
 from spectra.loaders.pairing import Pairs
+from spectra.metrics.intruders import no_intruders
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE, Layer, measure, unmeasured
 from spectra.updates import WeightPair
 
@@ -60,7 +61,8 @@ def _row(pair: WeightPair, settings: Settings, kept: _BaseDecomposition) -> Laye
     try:
         _require_finite(pair)
         if is_zero(pair):
-            return unmeasured(pair, ZERO, "base and tuned are equal: there is no update")
+            none = tuple(no_intruders(settings.k, settings.epsilon, side) for side in settings.sides)
+            return unmeasured(pair, ZERO, "base and tuned are equal: there is no update", none)
         if not bool(pair.base.any()):
             return unmeasured(pair, ZERO_BASE, "the base is zero: it has no directions to compare with")
         found = decompose(pair, device=settings.device, base=kept.of(pair))

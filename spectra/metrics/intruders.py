@@ -133,7 +133,7 @@ def intruders(
     dimension = base.vectors(side).shape[0]
     p, n_top = overlaps.shape
     if n_top == 0:
-        return _none(k, epsilon, side, max(k, novelty_span))
+        return no_intruders(k, epsilon, side, max(k, novelty_span))
     similarity, nearest = overlaps.max(0)
     span = min(max(k, novelty_span), p)
     own = overlaps[:span][_present(base)[:span]]
@@ -220,7 +220,8 @@ def _floats(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _none(k: int, epsilon: float, side: Side, span: int) -> Intruders:
+def no_intruders(k: int, epsilon: float, side: Side, span: int = NOVELTY_SPAN) -> Intruders:
+    """Return the record of a matrix without vectors to compare: count 0 and empty arrays."""
     counts = tuple(tuple(0 for _ in SWEEP_EPSILON) for _ in SWEEP_K)
     far = float("inf")
     return Intruders(

@@ -139,8 +139,8 @@ def _rounded_to(pair: WeightPair) -> str:
     return pair.update_storage.dtype if pair.update.kind == "dense" else pair.base_storage.dtype
 
 
-def unmeasured(pair: WeightPair, status: str, reason: str) -> Layer:
-    """Return the row of a pair that was not decomposed: a zero update or a failure."""
+def unmeasured(pair: WeightPair, status: str, reason: str, intruders: tuple[Intruders, ...] = ()) -> Layer:
+    """Return the row of a pair that was not decomposed: a zero update (which has no intruders) or a failure."""
     zero = status == ZERO
     return Layer(
         **identity(pair),
@@ -151,6 +151,7 @@ def unmeasured(pair: WeightPair, status: str, reason: str) -> Layer:
         norm=norms(pair.base, pair.base.new_zeros(pair.shape), pair.base.new_zeros(0), pair.base.new_zeros(0))
         if zero
         else None,
+        intruders=intruders,
         notes=pair.notes,
     )
 
