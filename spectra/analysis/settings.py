@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from spectra.engine.choose import require_device, require_method
+from spectra.engine.choose import Request, require_device, require_method
 from spectra.errors import UsageError
 from spectra.metrics.intruders import require_options
-from spectra.metrics.similarity import SIDES, Side
+from spectra.engine.resemblance import SIDES, Side
 from spectra.text import nearest, show
 
 Progress = Callable[[int, int, str], None]
@@ -37,6 +37,11 @@ class Settings:
     @property
     def sides(self) -> tuple[Side, ...]:
         return SIDES if self.side == "both" else tuple(side for side in SIDES if side == self.side)
+
+    @property
+    def request(self) -> Request:
+        """What the engine is asked for each pair."""
+        return Request(self.k, self.epsilon, self.sides, self.method, self.device)
 
     def to_dict(self) -> dict[str, Any]:
         return {"k": self.k, "epsilon": self.epsilon, "side": self.side, "method": self.method, "device": self.device}

@@ -9,7 +9,7 @@ from spectra.analysis.settings import Settings
 from spectra.engine.dense import svd
 from spectra.loaders.pairing import Pairs
 from spectra.metrics.null import expected_similarity
-from spectra.metrics.similarity import cosines
+from spectra.engine.resemblance import cosines
 
 LEADING = 64
 

@@ -65,9 +65,10 @@ def _row(pair: WeightPair, settings: Settings, kept: _BaseDecomposition) -> Laye
             return unmeasured(pair, ZERO, "base and tuned are equal: there is no update", none)
         if not bool(pair.base.any()):
             return unmeasured(pair, ZERO_BASE, "the base is zero: it has no directions to compare with")
-        found = decompose(pair, device=settings.device, base=kept.of(pair))
-        kept.keep(pair, found.base)
-        return measure(pair, found, k=settings.k, epsilon=settings.epsilon, sides=settings.sides)
+        found = decompose(pair, settings.request, base=kept.of(pair))
+        if found.base is not None:
+            kept.keep(pair, found.base)
+        return measure(pair, found, k=settings.k, epsilon=settings.epsilon)
     except NonFiniteError as fault:
         return unmeasured(pair, NONFINITE, str(fault))
     except DecompositionError as fault:

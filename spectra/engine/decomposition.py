@@ -45,15 +45,30 @@ class SVD:
         return self.U if side == "left" else self.Vh.T
 
     def relative_gaps(self) -> torch.Tensor:
-        """Return, for each value, its distance to the nearest other value over itself. [q]
+        """Return, for each value, its distance to the nearest other value over itself. See `relative_gaps`."""
+        return relative_gaps(self.S)
 
-        0 for an exact tie (and for zeros), infinite for a lone value. A small gap means that the vector is
-        ill-defined: only the space it shares with its neighbour is.
-        """
-        S = self.S.double()
-        steps = torch.cat([S.new_full((1,), torch.inf), S[:-1] - S[1:], S.new_full((1,), torch.inf)])
-        gaps = torch.minimum(steps[:-1], steps[1:])
-        return torch.where(S > 0, gaps / S.clamp_min(torch.finfo(S.dtype).tiny), torch.zeros_like(S))
+
+def relative_gaps(values: torch.Tensor) -> torch.Tensor:
+    """Return, for each of q descending values, its distance to the nearest other value over itself. [q]
+
+    0 for an exact tie (and for zeros), infinite for a lone value. A small gap means that the vector is
+    ill-defined: only the space it shares with its neighbour is.
+    """
+    S = values.double()
+    steps = torch.cat([S.new_full((1,), torch.inf), S[:-1] - S[1:], S.new_full((1,), torch.inf)])
+    gaps = torch.minimum(steps[:-1], steps[1:])
+    return torch.where(S > 0, gaps / S.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(S))
+
+
+def resolution(values: torch.Tensor, shape: tuple[int, int]) -> float:
+    """Return the size below which singular values, and differences of them, are rounding of float32.
+
+    `8 eps sigma_1`, above 1024 rows or columns `sqrt(max(m, n)) / 4` times `eps sigma_1`: 2 to 7 eps were
+    measured at 64 to 2000.
+    """
+    roundings = max(8.0, max(shape) ** 0.5 / 4)
+    return float(torch.finfo(torch.float32).eps * roundings * values[0]) if len(values) else 0.0
 
 
 def check(matrix: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:

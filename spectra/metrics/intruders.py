@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from spectra.engine.decomposition import SVD
+from spectra.engine.decomposition import relative_gaps, resolution
+from spectra.engine.resemblance import Resemblance, Side
 from spectra.errors import UsageError
-from spectra.metrics.blocks import row_blocks
 from spectra.metrics.null import expected_similarity
-from spectra.metrics.similarity import Side, cosines
 
 TIE = 1e-5
 NOVELTY_SPAN = 16
@@ -26,11 +25,13 @@ class Intruders:
     """The leading tuned directions of one side and how each resembles the base, largest value first.
 
     k, epsilon, side : as asked; arrays hold `min(k, p)` entries.
-    similarity : `max_i |u0_i . u_j|` over all p base vectors; similarity_bound : a proven upper bound,
-    equal here because the path is exact. nearest : that i. sigma : singular value of W.
+    similarity, similarity_bound : an interval that holds `max_i |u0_i . u_j|` over all p base vectors, proven as
+    in METHODS of the engine (`certificate`); equal where the path is exact. nearest : that i, None where a base
+    vector that was not computed might be nearer. sigma : singular value of W. residual : `||W v - sigma u|| /
+    sigma_1`. steps : Krylov steps made to decide; missed : bound on the chance that a leading value was overlooked.
     relative_gap : distance of sigma_j to its nearest neighbour over sigma_j.
     novelty : `1 - sum_{i <= q} (u0_i . u_j)^2`, q = novelty_span: share outside the base's top space;
-    directions in which the base is zero do not belong to it.
+    directions in which the base is zero do not belong to it. The span is shorter where fewer were computed.
     cluster : the largest `||U0_C^T u_j||` over clusters C of tied base values, 0 where there is none.
     base_share, update_share : `u_j.W0 v_j / sigma_j` and `u_j.dW v_j / sigma_j`; they sum to 1, and are
     both 0 where sigma_j is zero to rounding.
@@ -39,7 +40,8 @@ class Intruders:
     null : expected similarity of a random direction. margin : least `|similarity_j - epsilon|`, infinite
     where there is no vector.
     energy_share : `sum over intruders (u_j . dW v_j)^2 / ||dW||_F^2`.
-    sweep : counts `[k][epsilon]` over sweep_k and sweep_epsilon (paper Figs. 4 and 15).
+    sweep : counts `[k][epsilon]` over sweep_k and sweep_epsilon (paper Figs. 4 and 15); None where the vectors
+    or intervals that were computed leave a count open.
     """
 
     k: int
@@ -47,8 +49,9 @@ class Intruders:
     side: Side
     similarity: tuple[float, ...]
     similarity_bound: tuple[float, ...]
-    nearest: tuple[int, ...]
+    nearest: tuple[int | None, ...]
     sigma: tuple[float, ...]
+    residual: tuple[float, ...]
     relative_gap: tuple[float, ...]
     novelty: tuple[float, ...]
     novelty_span: int
@@ -59,9 +62,11 @@ class Intruders:
     null: float
     margin: float
     energy_share: float
+    steps: int
+    missed: float
     sweep_k: tuple[int, ...]
     sweep_epsilon: tuple[float, ...]
-    sweep: tuple[tuple[int, ...], ...]
+    sweep: tuple[tuple[int | None, ...], ...]
 
     @property
     def count(self) -> int:
@@ -90,24 +95,25 @@ def require_options(k: int, epsilon: float) -> None:
 
 
 def intruders(
-    base: SVD,
-    tuned: SVD,
-    update: torch.Tensor,
+    resemblance: Resemblance,
+    tuned_values: torch.Tensor,
+    moved: torch.Tensor,
     *,
+    energy: float,
     k: int = 10,
     epsilon: float = 0.5,
-    side: Side = "left",
     tie: float = TIE,
     novelty_span: int = NOVELTY_SPAN,
     rotated_below: float = ROTATED_BELOW,
 ) -> Intruders:
-    """Compare the top `min(k, p)` vectors of W with all p vectors of W0.
+    """Compare the top `min(k, p)` vectors of W with all p vectors of W0, on the side of the resemblance.
 
     Parameters
     ----------
-    base, tuned : SVD of W0 and W, all p vectors of the base. update : dW, [m, n].
+    resemblance : of at least `min(k, p)` leading vectors; more let the sweep go further.
+    tuned_values : singular values of W, descending, at least one more than k where there is one.
+    moved : `u_j . dW v_j` of the leading vectors. energy : `||dW||_F^2`.
     k, epsilon : the paper's; both matter, so a sweep over both is kept.
-    side : "left" (the paper's) or "right".
     tie : base values whose relative gap is at most this are one cluster (1e-5: far below any gap a
         trained weight shows), or that a float32 decomposition cannot tell apart (see Notes). Zero values
         are no cluster: a direction in which the base is zero is new, not tied.
@@ -118,42 +124,36 @@ def intruders(
     A vector cannot have similarity below `1 / sqrt(m)` against a complete basis. Invariant under signs,
     joint rotation, joint scaling, and transposing with the sides swapped.
 
-    A float32 decomposition resolves singular values to `8 eps sigma_1`, above 1024 rows or columns to
-    `sqrt(max(m, n)) / 4` times eps sigma_1 (2 to 7 eps were measured at 64 to 2000): values closer
-    together are tied, and values below it are zero to rounding.
+    Base values closer together than float32 can resolve are tied, and values below that are zero to rounding.
     """
     require_options(k, epsilon)
-    if not base.shape == tuned.shape == tuple(update.shape):
-        raise UsageError(
-            f"base {list(base.shape)}, tuned {list(tuned.shape)} and update {list(update.shape)} are not of one shape."
-        )
-    U, V = tuned.U[:, : max(k, *SWEEP_K)].double(), tuned.Vh[: max(k, *SWEEP_K)].T.double()
-    every = cosines(base, tuned, k=max(k, *SWEEP_K), side=side).double()
-    overlaps = every[:, :k]
-    dimension = base.vectors(side).shape[0]
-    p, n_top = overlaps.shape
-    if n_top == 0:
+    shape, side, dimension = resemblance.shape, resemblance.side, resemblance.dimension
+    p, known = min(shape), resemblance.base_values
+    overlaps, similarity, bound = (
+        part[..., :k] for part in (resemblance.cosines, resemblance.found, resemblance.bound)
+    )
+    top = len(similarity)
+    if top == 0:
         return no_intruders(k, epsilon, side, max(k, novelty_span))
-    similarity, nearest = overlaps.max(0)
-    span = min(max(k, novelty_span), p)
-    own = overlaps[:span][_present(base)[:span]]
-    novelty = (1 - own.square().sum(0)).clamp(0, 1)
-    cluster, tied = _clusters(base, overlaps, tie, epsilon, dimension)
+    present = known > resolution(known, shape)
+    span = min(max(k, novelty_span), len(known))
+    novelty = (1 - overlaps[:span][present[:span]].square().sum(0)).clamp(0, 1)
+    cluster, tied = _clusters(known, shape, overlaps, tie, epsilon, dimension)
     below = similarity < epsilon
-    sigma, defined = tuned.S[:k].double(), _present(tuned)[:k]
+    sigma = tuned_values[:top].double()
+    defined = sigma > resolution(tuned_values, shape)
     verdict = _verdicts(below, tied | ~defined, novelty <= rotated_below)
-    moved = (torch.cat([rows @ V[:, :k] for (rows,) in row_blocks(update)]) * U[:, :k]).sum(0)
-    share = torch.where(defined, moved / sigma, torch.zeros_like(sigma))
-    energy = sum(rows.square().sum().item() for (rows,) in row_blocks(update))
+    share = torch.where(defined, moved[:top] / sigma, torch.zeros_like(sigma))
     return Intruders(
         k=k,
         epsilon=epsilon,
         side=side,
         similarity=_floats(similarity),
-        similarity_bound=_floats(similarity),
-        nearest=tuple(int(index) for index in nearest),
+        similarity_bound=_floats(bound),
+        nearest=_nearest(resemblance, top),
         sigma=_floats(sigma),
-        relative_gap=_floats(tuned.relative_gaps()[:k]),
+        residual=_floats(resemblance.residual[:top]),
+        relative_gap=_floats(relative_gaps(tuned_values)[:top]),
         novelty=_floats(novelty),
         novelty_span=span,
         cluster=_floats(cluster),
@@ -161,36 +161,43 @@ def intruders(
         update_share=_floats(share),
         verdict=verdict,
         null=expected_similarity(dimension, p),
-        margin=(similarity - epsilon).abs().min().item(),
-        energy_share=min(1.0, moved[below].square().sum().item() / energy) if energy else 0.0,
+        margin=_margin(similarity, bound, epsilon),
+        energy_share=min(1.0, moved[:top][below].square().sum().item() / energy) if energy else 0.0,
+        steps=resemblance.steps,
+        missed=resemblance.missed,
         sweep_k=SWEEP_K,
         sweep_epsilon=SWEEP_EPSILON,
-        sweep=_sweep(every.max(0).values),
+        sweep=_sweep(resemblance),
     )
 
 
-def _resolution(decomposition: SVD) -> float:
-    """The size below which singular values, and differences of them, are rounding."""
-    roundings = max(8.0, max(decomposition.shape) ** 0.5 / 4)
-    return float(torch.finfo(torch.float32).eps * roundings * decomposition.S[0])
+def _margin(found: torch.Tensor, bound: torch.Tensor, epsilon: float) -> float:
+    """The least distance of a similarity from epsilon: of the end of its interval that lies nearer."""
+    return float(torch.where(found < epsilon, (epsilon - bound).abs(), found - epsilon).min())
 
 
-def _present(decomposition: SVD) -> torch.Tensor:
-    """Say which singular values are more than rounding. [q], bool"""
-    return decomposition.S.gt(_resolution(decomposition))
+def _nearest(resemblance: Resemblance, top: int) -> tuple[int | None, ...]:
+    """The base vector most like each tuned one, where none that was not computed can be more like it."""
+    if not len(resemblance.base_values):
+        return (None,) * top
+    best, index = resemblance.cosines[:, :top].max(0)
+    sure = (best >= resemblance.elsewhere[:top]).tolist()
+    return tuple(int(place) if known else None for place, known in zip(index.tolist(), sure, strict=True))
 
 
 def _clusters(
-    base: SVD, overlaps: torch.Tensor, tie: float, epsilon: float, dimension: int
+    values: torch.Tensor, shape: tuple[int, int], overlaps: torch.Tensor, tie: float, epsilon: float, dimension: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each vector's largest projection on a cluster of tied base values, and whether it explains it.
 
     A cluster explains a vector when the projection reaches epsilon and the cluster is small enough
     (`|C| / m <= epsilon^2`) that a random direction would not reach it.
     """
-    S = base.S.double()
-    width = (tie * S[:-1]).clamp_min(_resolution(base))
-    chained = ((S[:-1] - S[1:]) <= width) & _present(base)[1:]
+    nothing = overlaps.new_zeros(overlaps.shape[1])
+    if not len(values):
+        return nothing, nothing.bool()
+    S, least = values.double(), resolution(values, shape)
+    chained = ((S[:-1] - S[1:]) <= (tie * S[:-1]).clamp_min(least)) & (S[1:] > least)
     label = torch.cat([chained.new_zeros(1), ~chained]).cumsum(0)
     projection = overlaps.new_zeros(int(label[-1]) + 1, overlaps.shape[1])
     projection.index_add_(0, label, overlaps.square())
@@ -198,7 +205,6 @@ def _clusters(
     real = size > 1
     norms = projection[real].sqrt()
     if not len(norms):
-        nothing = overlaps.new_zeros(overlaps.shape[1])
         return nothing, nothing.bool()
     explains = (norms >= epsilon) & (size[real][:, None] / dimension <= epsilon**2)
     return norms.max(0).values.clamp_max(1), explains.any(0)
@@ -212,8 +218,16 @@ def _verdicts(below: torch.Tensor, tied: torch.Tensor, familiar: torch.Tensor) -
     )
 
 
-def _sweep(similarity: torch.Tensor) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int((similarity[:k] < epsilon).sum()) for epsilon in SWEEP_EPSILON) for k in SWEEP_K)
+def _sweep(resemblance: Resemblance) -> tuple[tuple[int | None, ...], ...]:
+    found, bound, p = resemblance.found, resemblance.bound, min(resemblance.shape)
+
+    def count(k: int, epsilon: float) -> int | None:
+        if min(k, p) > len(found):
+            return None
+        least, most = int((bound[:k] < epsilon).sum()), int((found[:k] < epsilon).sum())
+        return most if least == most else None
+
+    return tuple(tuple(count(k, epsilon) for epsilon in SWEEP_EPSILON) for k in SWEEP_K)
 
 
 def _floats(values: torch.Tensor) -> tuple[float, ...]:
@@ -225,5 +239,6 @@ def no_intruders(k: int, epsilon: float, side: Side, span: int = NOVELTY_SPAN) -
     counts = tuple(tuple(0 for _ in SWEEP_EPSILON) for _ in SWEEP_K)
     far = float("inf")
     return Intruders(
-        k, epsilon, side, (), (), (), (), (), (), span, (), (), (), (), 0.0, far, 0.0, SWEEP_K, SWEEP_EPSILON, counts
-    )
+        k, epsilon, side, (), (), (), (), (), (), (), span, (), (), (), (), 0.0, far, 0.0, 0, 0.0, SWEEP_K, SWEEP_EPSILON,
+        counts,
+    )  # fmt: skip

@@ -10,7 +10,6 @@ from spectra.metrics.noise import Floor, coarser, rounding_floor
 from spectra.metrics.norms import Norms, norms
 from spectra.metrics.place import Place, place
 from spectra.metrics.ranks import Ranks, ranks
-from spectra.metrics.similarity import SIDES, Side
 from spectra.metrics.spectrum import Spectrum, spectrum
 from spectra.text import show
 from spectra.updates import Storage, WeightPair
@@ -114,22 +113,24 @@ def _block(side: Intruders) -> dict[str, Any]:
     return {**head, **counts, **values, "sweep": counted}
 
 
-def measure(
-    pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: float = 0.5, sides: tuple[Side, ...] = SIDES[:1]
-) -> Layer:
-    """Measure one decomposed pair: ranks, norms, rounding floor, intruders on each side, spectra."""
+def measure(pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: float = 0.5) -> Layer:
+    """Measure one decomposed pair: ranks, norms, rounding floor, intruders on each side compared, spectra."""
     update = pair.update.dense()
     floor = rounding_floor(pair.base, update, coarser(pair.base_storage.dtype, _rounded_to(pair)))
+    size = norms(pair.base, update, found.base_values, found.update_values)
     return Layer(
         **identity(pair),
         status=OK,
         reason="",
         method=found.method,
         rank=ranks(found.update_values, pair.shape, floor=floor.edge, allotted=pair.allotted),
-        norm=norms(pair.base, update, found.base.S, found.update_values),
+        norm=size,
         floor=floor,
-        intruders=tuple(intruders(found.base, found.tuned, update, k=k, epsilon=epsilon, side=side) for side in sides),
-        spectrum=spectrum(found.base.S, found.tuned.S, found.update_values),
+        intruders=tuple(
+            intruders(side, found.tuned_values, found.moved, energy=size.update**2, k=k, epsilon=epsilon)
+            for side in found.resemblances
+        ),
+        spectrum=spectrum(found.base_values, found.tuned_values, found.update_values),
         notes=(*pair.notes, f"engine: {found.reason}"),
     )
 

@@ -12,7 +12,8 @@ _POINTS = 96
 class Spectrum:
     """Singular values at `index` (1 = largest; the first 32, then evenly on a logarithmic scale).
 
-    base, tuned, update : the values of W0, W and dW there; update ends where its rank does.
+    base, tuned, update : the values of W0, W and dW there; each ends where its rank does, or where the values
+    that were computed do (a certified answer knows the leading ones of base and tuned).
     """
 
     index: tuple[int, ...]
@@ -22,10 +23,9 @@ class Spectrum:
 
 
 def spectrum(base: torch.Tensor, tuned: torch.Tensor, update: torch.Tensor) -> Spectrum:
-    """Thin three descending spectra, of which base and tuned are equally long."""
-    index = _indices(len(base))
-    own = [position for position in index if position <= len(update)]
-    return Spectrum(tuple(index), _at(base, index), _at(tuned, index), _at(update, own))
+    """Thin three descending spectra."""
+    index = _indices(max(len(base), len(tuned), len(update)))
+    return Spectrum(tuple(index), *(_at(values, index) for values in (base, tuned, update)))
 
 
 def _indices(length: int) -> list[int]:
@@ -36,4 +36,5 @@ def _indices(length: int) -> list[int]:
 
 
 def _at(values: torch.Tensor, index: list[int]) -> tuple[float, ...]:
-    return tuple(values[torch.tensor(index, dtype=torch.long) - 1].tolist()) if index else ()
+    own = [position - 1 for position in index if position <= len(values)]
+    return tuple(values[torch.tensor(own, dtype=torch.long)].tolist()) if own else ()

@@ -29,7 +29,7 @@ FLOOR = {"dtype", "sigma", "edge_alike", "edge_uneven", "lost", "edge"}
 INTRUDERS = {
     "k", "epsilon", "side", "count", "degenerate", "rotated", "new", "similarity", "similarity_bound", "nearest",
     "sigma", "relative_gap", "novelty", "novelty_span", "cluster", "base_share", "update_share", "verdict", "null",
-    "margin", "energy_share", "sweep",
+    "margin", "energy_share", "residual", "steps", "missed", "sweep",
 }  # fmt: skip
 PER_VECTOR = (
     "similarity", "similarity_bound", "nearest", "sigma", "relative_gap", "novelty", "cluster", "base_share",

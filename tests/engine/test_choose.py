@@ -5,7 +5,7 @@ import torch
 
 from spectra import testing
 from spectra.engine import dense, factored
-from spectra.engine.choose import METHODS, decompose, require_device, require_method
+from spectra.engine.choose import METHODS, Request, decompose, require_device, require_method
 from spectra.errors import MachineError, UsageError
 from spectra.updates import LowRank
 
@@ -26,8 +26,8 @@ def test_every_decomposition_is_that_of_its_matrix(make):
     pair = make()
     found = decompose(pair)
     for matrix, values in (
-        (pair.base, found.base.S),
-        (pair.tuned(), found.tuned.S),
+        (pair.base, found.base_values),
+        (pair.tuned(), found.tuned_values),
         (pair.update.dense(), found.update_values),
     ):
         expected = torch.linalg.svdvals(matrix.double())[: len(values)]
@@ -56,13 +56,15 @@ def test_a_base_that_is_known_is_not_decomposed_again():
 def test_auto_is_an_engine_there_is():
     assert require_method("auto") in METHODS
     assert require_method("exact") == "exact"
+    for method in METHODS:
+        assert decompose(low_rank(), Request(method=method)).method in METHODS
 
 
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("exakt", "method 'exakt' is unknown; did you mean 'exact'? Choose from exact, auto."),
-        ("zzz", "method 'zzz' is unknown. Choose from exact, auto."),
+        ("exakt", "method 'exakt' is unknown; did you mean 'exact'? Choose from exact, certified, basis, auto."),
+        ("zzz", "method 'zzz' is unknown. Choose from exact, certified, basis, auto."),
     ],
 )
 def test_an_unknown_method_is_refused_with_the_nearest(word, said):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spectra import testing
-from spectra.engine.choose import decompose
+from spectra.engine.choose import Request, decompose
 from spectra.findings.almost_untrained import ALMOST_UNTRAINED
 from spectra.findings.chance import CHANCE
 from spectra.findings.failed import FAILED
@@ -30,7 +30,7 @@ def base(seed=0, size=SIZE):
 def row(W0, update, *, key="model.layers.0.self_attn.q_proj.weight", dtype="float32", allotted=None, epsilon=0.5):
     """Measure one pair as the analysis does."""
     pair = testing.weight_pair(W0, update, key=key, dtype=dtype, allotted=allotted)
-    return measure(pair, decompose(pair), epsilon=epsilon)
+    return measure(pair, decompose(pair, Request(epsilon=epsilon)), epsilon=epsilon)
 
 
 def adapter(W0, *, rank=4, strength=0.1, seed=1, **options):

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from spectra import testing
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import svd
+from spectra.engine.resemblance import SIDES, compared, cosines
 from spectra.errors import UsageError
-from spectra.metrics.intruders import SWEEP_EPSILON, SWEEP_K, intruders
+from spectra.metrics import intruders as metric
+from spectra.metrics.intruders import SWEEP_EPSILON, SWEEP_K
 from spectra.metrics.null import expected_similarity
-from spectra.metrics.similarity import SIDES, cosines
 
 SEEDS = st.integers(0, 10**6)
 SIDE = st.sampled_from(SIDES)
@@ -30,6 +31,14 @@ def paper(W0, W, k, epsilon, side):
         if similarity[j] < epsilon:
             count += 1
     return similarity, count
+
+
+def intruders(base, tuned, update, *, k=10, side="left", **options):
+    """The metric on two full decompositions, as the exact path gives it."""
+    metric.require_options(k, options.get("epsilon", 0.5))
+    seen = compared(base, tuned, k=max(k, *SWEEP_K), side=side)
+    moved = (tuned.U.double() * (update.double() @ tuned.Vh.T.double())).sum(0)
+    return metric.intruders(seen, tuned.S, moved, energy=float(update.double().square().sum()), k=k, **options)
 
 
 def found(base, update, **options):
@@ -466,8 +475,8 @@ def test_an_epsilon_outside_its_range_is_refused(epsilon):
 
 
 def test_matrices_of_different_shape_are_refused_with_their_shapes():
-    with pytest.raises(UsageError, match=r"base \[3, 3\], tuned \[3, 3\] and update \[4, 3\] are not of one shape"):
-        intruders(svd(torch.eye(3)), svd(torch.eye(3)), torch.zeros(4, 3))
+    with pytest.raises(UsageError, match=r"base \[3, 3\] and tuned \[4, 3\] are not of one shape"):
+        compared(svd(torch.eye(3)), svd(torch.eye(4)[:, :3]), k=3)
 
 
 def test_cosines_live_in_the_space_of_their_side():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spectra import table, testing
-from spectra.engine.choose import decompose
+from spectra.engine.choose import Request, decompose
 from spectra.layout import layout_of
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, measure, unmeasured
 from spectra.updates import Dense, LowRank, Storage, WeightPair
@@ -44,7 +44,7 @@ def test_the_floor_is_that_of_the_dtype_a_weight_was_rounded_to(update, stored, 
 
 def test_a_row_counts_over_the_sides_asked_for():
     found = pair(low_rank(), allotted=3, notes=("a note",))
-    row = measure(found, decompose(found), k=4, sides=("left", "right"))
+    row = measure(found, decompose(found, Request(k=4, sides=("left", "right"))), k=4)
     assert [block.side for block in row.intruders] == ["left", "right"]
     assert row.examined == 8
     assert row.found == sum(block.count for block in row.intruders)

@@ -1,0 +1,233 @@
+"""Block Krylov spaces: an orthonormal basis grown by products alone, and what it says of the spectrum.
+
+Everything is batched over `g` matrices of one shape, and vectors are rows: a block is `[g, b, m]`. For a
+matrix W the space is that of `M = W W^T` from a start block, with full reorthogonalisation:
+`M q_i = sum_j T_ij q_j + leak`, where the leak of the last block is all that points out of the space. No
+product with `W^T W` is ever formed, and the matrix is read twice a step.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+WIDTH = 12  # block widths are multiples of it: the width at which a product costs least a column (see benchmarks)
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """`W = base + B A`, never formed. base : [g, m, n]; B : [g, m, r] and A : [g, r, n], or None."""
+
+    base: torch.Tensor
+    B: torch.Tensor | None = None
+    A: torch.Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        g, m, n = self.base.shape
+        return g, m, n
+
+    @property
+    def like(self) -> torch.Tensor:
+        """A tensor of the dtype and on the device of the products."""
+        return self.base
+
+    @property
+    def T(self) -> "Operator":
+        """The transposed operator; nothing is copied."""
+        if self.B is None or self.A is None:
+            return Operator(self.base.mT)
+        return Operator(self.base.mT, self.A.mT, self.B.mT)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `W x` for rows x [g, b, n]: [g, b, m]."""
+        y = _product(x, self.base.mT)
+        if self.B is not None and self.A is not None:
+            y += (x @ self.A.mT) @ self.B.mT
+        return y
+
+
+@dataclass(frozen=True, slots=True)
+class Diagonal:
+    """`W = diag(values) + P Q^T`, rectangular where P and Q differ in length. values : [p]; P : [g, m, r]; Q : [g, n, r]."""
+
+    values: torch.Tensor
+    P: torch.Tensor
+    Q: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.P), self.P.shape[1], self.Q.shape[1]
+
+    @property
+    def T(self) -> "Diagonal":
+        return Diagonal(self.values, self.Q, self.P)
+
+    @property
+    def like(self) -> torch.Tensor:
+        return self.P
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `W x` for rows x [g, b, n]: [g, b, m], in O((m + n) r) a row."""
+        y = (x @ self.Q) @ self.P.mT
+        y[..., : len(self.values)] += x[..., : len(self.values)] * self.values
+        return y
+
+
+class Linear(Protocol):
+    """What a Krylov space needs of a batch of matrices: its shape (g, m, n), its transpose, products with rows."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def T(self) -> "Linear": ...
+    @property
+    def like(self) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+def _product(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Multiply rows by a matrix; a batch of one goes to the plain product, which is faster on a CPU."""
+    return (x[0] @ matrix[0])[None] if len(x) == 1 else x @ matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Ritz:
+    """What a space knows of M: values [g, d] descending, vectors [g, d, d] (columns, in the basis), leak [g, b, d].
+
+    `||M q - value q||` of the Ritz vector q is the norm of its column of the leak. rounding : [g], the size
+    of what products in this precision add to that, as measured by the asymmetry of `Q^T M Q`.
+    """
+
+    values: torch.Tensor
+    vectors: torch.Tensor
+    leak: torch.Tensor
+    rounding: torch.Tensor
+
+    def residuals(self) -> torch.Tensor:
+        """Return `||M q - value q||` for every Ritz vector, rounding included. [g, d]"""
+        return self.leak.norm(dim=1) + self.rounding[:, None]
+
+    def of(self, member: int) -> "Ritz":
+        """Return one matrix of the batch, as a batch of one."""
+        return Ritz(*(part[member : member + 1] for part in (self.values, self.vectors, self.leak, self.rounding)))
+
+
+class Krylov:
+    """A growing orthonormal basis of `span{X, M X, ..., M^s X}`, `M = W W^T`.
+
+    start : rows X [g, b, m]. room : most steps it may grow. images : `W^T q` for every basis vector that has
+    been multiplied, [g, d, n].
+    """
+
+    def __init__(self, operator: Linear, start: torch.Tensor, room: int) -> None:
+        g, b, m = start.shape
+        self.operator, self.width, self.steps = operator, b, 0
+        n = operator.shape[2]
+        self._basis = start.new_empty(g, b * (room + 1), m)
+        self._images = start.new_empty(g, b * room, n)
+        self._T = torch.zeros(g, b * room, b * room, dtype=torch.float64, device=start.device)
+        self._asymmetry = torch.zeros(g, dtype=torch.float64, device=start.device)
+        self._basis[:, :b], _ = _orthonormal(start)
+        self._next = torch.zeros(g, b, b, dtype=torch.float64, device=start.device)
+
+    @property
+    def size(self) -> int:
+        """Dimension of the space whose images are known."""
+        return self.steps * self.width
+
+    @property
+    def basis(self) -> torch.Tensor:
+        return self._basis[:, : self.size]
+
+    @property
+    def first_block(self) -> torch.Tensor:
+        """The orthonormal rows of the start block. [g, b, m]"""
+        return self._basis[:, : self.width]
+
+    @property
+    def images(self) -> torch.Tensor:
+        return self._images[:, : self.size]
+
+    def grow(self, steps: int = 1) -> None:
+        """Add steps: two products with the matrix each, no value read back."""
+        for _ in range(steps):
+            self._step()
+
+    def _step(self) -> None:
+        b, before = self.width, self.size
+        after = before + b
+        block = self._basis[:, before:after]
+        images = self.operator.T(block)
+        self._images[:, before:after] = images
+        known = self._basis[:, :after]
+        y, first = _project_out(self.operator(images), known)
+        y, scale = _orthonormal(y)
+        y, second = _project_out(y, known)
+        y, rescale = _orthonormal(y)
+        coefficients = first.double() + scale.double() @ second.double()
+        self._asymmetry = torch.maximum(self._asymmetry, self._difference(coefficients, before))
+        self._T[:, before:after, :after] = coefficients
+        self._T[:, :after, before:after] = coefficients.mT
+        self._next = scale.double() @ rescale.double()
+        self._basis[:, after : after + b] = y
+        self.steps += 1
+
+    def _difference(self, coefficients: torch.Tensor, before: int) -> torch.Tensor:
+        """How far the new rows of Q^T M Q are from the columns known already: exact products give zero."""
+        if before == 0:
+            return (coefficients - coefficients.mT).norm(dim=(1, 2))
+        expected = torch.zeros_like(coefficients[:, :, :before])
+        expected[:, :, before - self.width :] = self._next.mT
+        return (coefficients[:, :, :before] - expected).norm(dim=(1, 2))
+
+    def ritz(self) -> Ritz:
+        """Decompose the projected matrix on the host in float64: O(d^3)."""
+        T = self._T[:, : self.size, : self.size].cpu()
+        values, vectors = torch.linalg.eigh((T + T.mT) / 2)
+        values, vectors = values.flip(-1), vectors.flip(-1)
+        leak = self._next.cpu().mT @ vectors[:, -self.width :]
+        floor = 4 * torch.finfo(self._basis.dtype).eps * values[:, 0].abs()
+        return Ritz(values, vectors, leak, torch.maximum(2 * self._asymmetry.cpu(), floor))
+
+    def vectors(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Return the rows with these coefficients [g, j, d] in the basis: [g, j, m]."""
+        return coefficients.to(self._basis) @ self.basis
+
+    def images_of(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Return `W^T` of the rows with these coefficients [g, j, d], without a product with the matrix: [g, j, n]."""
+        return coefficients.to(self._images) @ self.images
+
+
+def _project_out(y: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return y less its part in the span of the basis, and that part's coefficients."""
+    coefficients = _product(y, basis.mT)
+    return y - _product(coefficients, basis), coefficients
+
+
+def _orthonormal(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return orthonormal rows that span those of y, and L with `y = L q`."""
+    if y.is_cuda:
+        return _cholesky_orthonormal(y)
+    q, r = torch.linalg.qr(y.mT)
+    return q.mT, r.mT
+
+
+def _cholesky_orthonormal(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same by Cholesky of the Gram matrix in float64: one small kernel a batch where QR is one a matrix.
+
+    A block that is singular to working precision leaves rows that are not orthonormal; the second pass of
+    each step mends that, as its input is close to orthonormal.
+    """
+    wide = y.double()
+    gram = wide @ wide.mT
+    jitter = torch.finfo(y.dtype).eps ** 2 * gram.diagonal(dim1=1, dim2=2).sum(-1)
+    gram.diagonal(dim1=1, dim2=2).add_(jitter[:, None] + torch.finfo(y.dtype).tiny)
+    L, _ = torch.linalg.cholesky_ex(gram)
+    return torch.linalg.solve_triangular(L, wide, upper=False).to(y.dtype), L.to(y.dtype)
+
+
+def random_rows(g: int, b: int, m: int, like: torch.Tensor, seed: int) -> torch.Tensor:
+    """Draw normal rows from a seed: the same on every device. [g, b, m]"""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(b, m, generator=generator, dtype=torch.float64).to(like).expand(g, b, m)

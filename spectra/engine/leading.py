@@ -1,0 +1,128 @@
+"""The leading singular triplets of a matrix by block Krylov, each with its residual and error.
+
+Products alone, about `4 m n b` operations a step; no decomposition of the matrix.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from spectra.engine.certificate import chance_hidden
+from spectra.engine.krylov import WIDTH, Krylov, Linear, Ritz, random_rows
+
+_FIRST, _MOST = 4, 24
+_DISTINCT = 0.05  # error above which a vector is not told from its neighbour
+_SURE = 1e-6  # chance of an overlooked value at which no further step is needed
+_ENOUGH = 1e-3  # error of a vector at which it needs no further step
+_SPARE = 6  # columns beyond k: the more, the faster the last vectors come
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """The top `k` triplets of a batch of matrices, and one value more. Rows are vectors.
+
+    U : [g, k, m], V : [g, k, n], in the precision of the matrix; S : [g, k + 1], float64, descending.
+    residual : [g, k], `||W v - sigma u|| / sigma_1`; error : [g, k], bound on `||u - u_true||` and on
+    `||v - v_true||` (Wedin: residual over gap; 1 or more says that only a space is known).
+    label : [g, k], number of the cluster a vector belongs to: vectors of one cluster are known only as a space,
+    and their error is that of the space.
+    missed : [g], bound on the probability that a value above `S[k]` was overlooked. steps : products / 2.
+    """
+
+    U: torch.Tensor
+    V: torch.Tensor
+    S: torch.Tensor
+    residual: torch.Tensor
+    error: torch.Tensor
+    label: torch.Tensor
+    missed: torch.Tensor
+    steps: int
+
+
+def width_for(columns: int) -> int:
+    """Return the block width that holds this many columns."""
+    return WIDTH * -(-columns // WIDTH)
+
+
+def leading(
+    operator: Linear,
+    k: int,
+    *,
+    start: torch.Tensor | None = None,
+    seed: int = 0,
+    first: int = _FIRST,
+    most: int = _MOST,
+) -> Leading:
+    """Find the top k singular triplets of every matrix of a batch.
+
+    Parameters
+    ----------
+    operator : W, batched; k : at most a quarter of the smaller dimension is sensible.
+    start : rows [g, b, m or n, the smaller] to start from; by default random ones, on which `missed` rests.
+    first, most : steps before the first look, and the most that are made. The space grows until every
+        vector's error is below 1e-3, or cannot be improved in this precision.
+
+    Notes
+    -----
+    The space lives on the smaller side; the other side's vectors are `W^T u / sigma`.
+    """
+    g, m, n = operator.shape
+    flipped = m > n
+    if flipped:
+        operator, m, n = operator.T, n, m
+    random = start is None
+    start = random_rows(g, min(width_for(k + _SPARE), m), m, operator.like, seed) if start is None else start
+    width = start.shape[1]
+    most = max(1, min(most, m // width - 1))
+    space = Krylov(operator, start, most)
+    space.grow(min(first, most))
+    while True:
+        ritz = space.ritz()
+        missed = [_missed(values, k, space.steps, m, width) if random else 1.0 for values in ritz.values]
+        if space.steps >= most or not (_improvable(ritz, k) or (random and max(missed) > _SURE)):
+            break
+        space.grow()
+    S = ritz.values[:, : k + 1].clamp_min(0).sqrt()
+    chosen = ritz.vectors[:, :, :k].mT
+    U, V = space.vectors(chosen), space.images_of(chosen)
+    V = V / V.norm(dim=2, keepdim=True).clamp_min(torch.finfo(V.dtype).tiny)
+    U, V = (V, U) if flipped else (U, V)
+    residual = ritz.residuals()[:, :k] / S[:, :k].clamp_min(1e-300) / S[:, :1].clamp_min(1e-300)
+    error, label = _errors(ritz, k)
+    return Leading(U, V, S, residual, error, label, torch.tensor(missed, dtype=torch.float64), space.steps)
+
+
+def _missed(values: torch.Tensor, k: int, steps: int, m: int, width: int) -> float:
+    """Bound the chance that a value above the k-th was overlooked."""
+    if len(values) <= k or values[k - 1] <= 0:
+        return 1.0
+    return chance_hidden(float((values[k - 1] - values[k]) / values[k].clamp_min(1e-300)), steps, m, width)
+
+
+def _errors(ritz: Ritz, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bound the error of each leading vector by Wedin's theorem, residual over gap, and label clusters. [g, k] each
+
+    Vectors that their gap leaves undetermined (error above 5 %) are joined with the neighbour that is too
+    close, and the gap is then that around the cluster.
+    """
+    sigma = ritz.values[:, : k + 1].clamp_min(0).sqrt()
+    residual = ritz.residuals()[:, : k + 1] / sigma.clamp_min(1e-300)
+    # A neighbour's true value lies within its own residual of its Ritz value.
+    step = (sigma[:, :-1] - sigma[:, 1:] - residual[:, 1:]).clamp_min(0)
+    close = step * _DISTINCT < torch.maximum(residual[:, :-1], residual[:, 1:])
+    close[:, -1] = False  # what lies beyond the k-th is not known well enough to join it
+    label = torch.cat([torch.zeros_like(close[:, :1]), ~close[:, :-1]], 1).long().cumsum(1)
+    below = torch.where(close, torch.inf, step)
+    above = torch.cat([torch.full_like(step[:, :1], torch.inf), below[:, :-1]], 1)
+    nearest = torch.minimum(torch.minimum(above, below), sigma[:, :-1])
+    own = residual[:, :-1].square()
+    least = torch.full_like(nearest, torch.inf).scatter_reduce(1, label, nearest, "amin").gather(1, label)
+    whole = torch.zeros_like(own).scatter_add(1, label, own).gather(1, label).sqrt()
+    return (whole / least.clamp_min(1e-300)).clamp_max(2.0), label
+
+
+def _improvable(ritz: Ritz, k: int) -> bool:
+    """Whether some vector is not accurate yet and its residual is more than rounding."""
+    error, _ = _errors(ritz, k)
+    above_rounding = ritz.leak[:, :, :k].norm(dim=1) > ritz.rounding[:, None]
+    return bool(((error > _ENOUGH) & above_rounding).any())
