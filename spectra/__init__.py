@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spectra.api import Comparison as Comparison
     from spectra.api import Report as Report
+    from spectra.api import Sweep as Sweep
     from spectra.api import compare as compare
     from spectra.api import diagnose as diagnose
+    from spectra.api import fill_base_cache as fill_base_cache
     from spectra.api import guide as guide
+    from spectra.api import sweep as sweep
     from spectra.engine.decomposition import SVD as SVD
     from spectra.loaders.pairing import Pairs as Pairs
     from spectra.loaders.pairing import open_pairs as open_pairs
@@ -27,9 +30,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Comparison": "spectra.api",
     "Report": "spectra.api",
+    "Sweep": "spectra.api",
     "compare": "spectra.api",
     "diagnose": "spectra.api",
+    "fill_base_cache": "spectra.api",
     "guide": "spectra.api",
+    "sweep": "spectra.api",
     "SVD": "spectra.engine.decomposition",
     "Pairs": "spectra.loaders.pairing",
     "open_pairs": "spectra.loaders.pairing",

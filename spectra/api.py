@@ -5,14 +5,18 @@ from dataclasses import fields
 from pathlib import Path
 
 from spectra import table
-from spectra.analysis import comparison, diagnosis
+from spectra.analysis import base_filling, comparison, diagnosis
 from spectra.analysis import guide as decision
+from spectra.analysis.base_filling import Filling
 from spectra.analysis.guide import Guide
 from spectra.analysis.settings import Progress, Settings
+from spectra.analysis.sweep import SCALES, ModelSweep
+from spectra.analysis.sweep import sweep as sweep_model
 from spectra.loaders.base import open_base
 from spectra.loaders.source import Model
-from spectra.plots.figures import comparison_figures, report_figures, save_figures
+from spectra.plots.figures import comparison_figures, report_figures, save_figures, sweep_figures
 from spectra.reports import html, notebook, terminal, words
+from spectra.reports import sweep as sweep_summary
 
 
 class Report(diagnosis.Diagnosis):
@@ -64,6 +68,20 @@ class Comparison(comparison.ModelComparison):
         return save_figures(comparison_figures(self), Path(folder), formats)
 
 
+class Sweep(ModelSweep):
+    """The phase curves of a model, which print as a summary, write JSON and CSV, and draw themselves."""
+
+    def __repr__(self) -> str:
+        return f"<Sweep of {len(self.rows)} matrices at {len(self.scales)} scales: {sweep_summary.headline(self)}>"
+
+    def __str__(self) -> str:
+        return terminal.text(sweep_summary.summary(self))
+
+    def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+        """Write every figure into a folder in each format; return the paths."""
+        return save_figures(sweep_figures(self), Path(folder), formats)
+
+
 def guide(base: Model) -> Guide:
     """Return the decision table for a base alone: every cell that can be is computed for it.
 
@@ -72,6 +90,47 @@ def guide(base: Model) -> Guide:
     opened = open_base(base)
     try:
         return decision.guide(opened)
+    finally:
+        opened.source.close()
+
+
+def fill_base_cache(
+    base: Model,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Filling:
+    """Decompose every matrix of a base that can be compared, and keep the results for the models tuned from it.
+
+    `diagnose` and `compare` find them by the weights themselves. The cache is `$SPECTRA_CACHE`, else in the user's
+    cache folder.
+
+    Parameters
+    ----------
+    base : path, torch.nn.Module or state dict
+    include, exclude, device, progress : as for `diagnose`.
+
+    Returns
+    -------
+    Filling : which matrices were made, were there already, or failed, and why.
+
+    Raises
+    ------
+    MachineError
+        The cache cannot be written, or the disk cannot hold it. What was made until then stays.
+
+    Notes
+    -----
+    One full decomposition a matrix, `20 m n min(m, n)` operations, and `2 (m + n) min(m, n)` bytes on disk: 11 s
+    and 64 MB at 4096 x 4096 on 2 cores. `spectra.analysis.base_filling.plan` predicts both for a base.
+    """
+    opened = open_base(base)
+    try:
+        return base_filling.fill(
+            opened, base_filling.plan(opened, include=include, exclude=exclude, device=device), progress
+        )
     finally:
         opened.source.close()
 
@@ -191,3 +250,70 @@ def compare(
         progress=progress,
     )
     return Comparison(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def sweep(
+    base: Model,
+    tuned: Model,
+    *,
+    scales: Sequence[float] = SCALES,
+    k: int = 10,
+    epsilon: float = 0.5,
+    side: str = "left",
+    method: str = "auto",
+    device: str = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow_unmatched: bool = False,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Follow the intruders of every matrix as its update is scaled: `W0 + s dW`, from nothing to twice as trained.
+
+    Parameters
+    ----------
+    scales : sequence of float, default 0, 0.05, .. 2
+        From 0 upwards, at most 1000. 0 (W is W0) and 1 (as trained) are always among them.
+    method : "auto" or "basis"
+        One full decomposition of each base matrix, then every scale from it. "exact": one more a scale, the reference.
+    The rest as for `diagnose`. The scale multiplies the whole of dW: a LoRA's alpha does that, the magnitudes of a DoRA
+    and a full fine-tune are interpolated.
+
+    Returns
+    -------
+    Sweep : a `PhaseCurve` a matrix with its critical scale, the threshold law beside it, and `alpha_pattern()`.
+
+    Raises
+    ------
+    SpectraError
+        As `diagnose` does. A fault of one matrix is a row with a status.
+
+    Notes
+    -----
+    At scale 1 the counts are those of `diagnose`; at 0 none is rotated or new. The critical scale is the smallest
+    crossing that the grid brackets, bisected to 1e-4 of its value: `bracket` holds both ends. At 4096 x 4096 with
+    r = 16 and the base known, 40 scales take about eight times as long as one.
+
+    References
+    ----------
+    Shuttleworth et al. 2024, arXiv:2410.21228, Definition 3.1; Xie, arXiv:2607.23711, for the law.
+
+    Examples
+    --------
+    >>> import torch, spectra
+    >>> base = {"w.weight": torch.diag(torch.arange(8.0, 0, -1))}
+    >>> tuned = {"w.weight": base["w.weight"] + 9 * torch.full((8, 8), 1 / 8)}
+    >>> found = spectra.sweep(base, tuned, k=1, scales=[0, 1, 2, 4])
+    >>> found.total("count")
+    (0, 0, 1, 1)
+    """
+    found = sweep_model(
+        base,
+        tuned,
+        scales=scales,
+        settings=Settings(k, epsilon, side, method, device),
+        include=include,
+        exclude=exclude,
+        allow_unmatched=allow_unmatched,
+        progress=progress,
+    )
+    return Sweep(**{field.name: getattr(found, field.name) for field in fields(found)})

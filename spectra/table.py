@@ -9,10 +9,13 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectra.errors import MachineError
 from spectra.text import show
+
+if TYPE_CHECKING:
+    import pandas
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?")
@@ -60,6 +63,15 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in flat:
         writer.writerow({name: _cell(value) for name, value in row.items()})
     return out.getvalue()
+
+
+def to_pandas(rows: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
+    """Return rows as a DataFrame with flat columns. Raises MachineError where pandas is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise MachineError("to_pandas needs pandas, which is not installed: pip install pandas") from None
+    return pandas.DataFrame([flatten(row) for row in rows])
 
 
 def _cell(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What every test may use: the real data beside the checkout, where it is, and the demo trio."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: workers share the cores, and two pools of threads on one core wait for each other.
@@ -33,6 +34,14 @@ def real_bases() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("no real base models on this machine (set SPECTRA_BASES, see CONTRIBUTING)")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep every test, and every command that one starts, away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECTRA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

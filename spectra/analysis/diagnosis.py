@@ -15,7 +15,6 @@ from spectra import __version__, table
 from spectra.analysis.settings import Progress, Settings
 from spectra.analysis.stream import stream
 from spectra.analysis.summary import summarise
-from spectra.errors import MachineError
 from spectra.findings.finding import Evidence, Finding
 from spectra.findings.rules import find
 from spectra.loaders.header import FileRecord
@@ -71,11 +70,7 @@ class Diagnosis:
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return the rows as a DataFrame with flat columns (`rank.effective`). Needs pandas."""
-        try:
-            import pandas
-        except ImportError:
-            raise MachineError("to_pandas needs pandas, which is not installed: pip install pandas") from None
-        return pandas.DataFrame([table.flatten(row) for row in self.flat_rows()])
+        return table.to_pandas(self.flat_rows())
 
     def flat_rows(self) -> list[dict[str, Any]]:
         """Return the rows without their spectra and sweeps."""
@@ -128,12 +123,13 @@ def conclude(pairs: Pairs, rows: Sequence[Layer], settings: Settings, seconds: f
         summary=summarise(rows, pairs.info, header.parameters, header.bytes),
         findings=tuple(find(evidence)),
         skipped=tuple(pairs.skipped),
-        provenance=_provenance(pairs, settings, seconds),
+        provenance=provenance(pairs, settings, seconds),
         info=pairs.info,
     )
 
 
-def _provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, Any]:
+def provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, Any]:
+    """Say where numbers come from: files and their hashes, versions, options, and what was decided on the way."""
     base = pairs.base.source
     return {
         "spectra": __version__,

@@ -1,13 +1,13 @@
 """What is asked of an analysis, checked once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from spectra.engine.choose import Request, require_device, require_method
+from spectra.engine.choose import Request, require_device, require_method, require_spectrum
+from spectra.engine.resemblance import SIDES, Side
 from spectra.errors import UsageError
 from spectra.metrics.intruders import require_options
-from spectra.engine.resemblance import SIDES, Side
 from spectra.text import nearest, show
 
 Progress = Callable[[int, int, str], None]
@@ -15,7 +15,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """k, epsilon, side ("left", "right", "both"), method and device of one analysis.
+    """k, epsilon, side ("left", "right", "both"), method, device and spectrum of one analysis.
 
     Raises UsageError for a value outside its range, MachineError for a device that is not there.
     """
@@ -25,6 +25,7 @@ class Settings:
     side: str = "left"
     method: str = "auto"
     device: str = "auto"
+    spectrum: str = "auto"
 
     def __post_init__(self) -> None:
         require_options(self.k, self.epsilon)
@@ -32,6 +33,7 @@ class Settings:
             like = nearest(self.side, (*SIDES, "both"))
             raise UsageError(f"side '{show(self.side)}' is unknown" + (f"; did you mean '{like}'?" if like else "."))
         require_method(self.method)
+        require_spectrum(self.spectrum)
         object.__setattr__(self, "device", require_device(self.device))
 
     @property
@@ -41,7 +43,7 @@ class Settings:
     @property
     def request(self) -> Request:
         """What the engine is asked for each pair."""
-        return Request(self.k, self.epsilon, self.sides, self.method, self.device)
+        return Request(self.k, self.epsilon, self.sides, self.method, self.device, self.spectrum)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"k": self.k, "epsilon": self.epsilon, "side": self.side, "method": self.method, "device": self.device}
+        return asdict(self)

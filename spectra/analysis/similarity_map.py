@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from spectra.analysis.settings import Settings
 from spectra.engine.dense import svd
+from spectra.engine.resemblance import cosines
 from spectra.loaders.pairing import Pairs
 from spectra.metrics.null import expected_similarity
-from spectra.engine.resemblance import cosines
 
 LEADING = 64
 

@@ -1,39 +1,74 @@
-"""One pass over one base and any number of tuned models, one matrix in memory at a time.
+"""One pass over one base and any number of tuned models, one matrix in memory at a time (on CUDA, a window of them).
 
 The base's decomposition of a matrix is made once and used for every model that changes it. A fault
 of one matrix is a row with its status; the pass goes on.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from spectra.analysis.batches import Answered, in_batches
 from spectra.analysis.settings import Progress, Settings
-from spectra.engine.choose import decompose
+from spectra.basis_cache import BasisCache, folder
+from spectra.engine.choose import Decompositions, decompose, suits
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import require_finite
-from spectra.errors import DecompositionError, NonFiniteError
+from spectra.errors import DecompositionError, FormatError, MachineError, NonFiniteError
 from spectra.layout import Layout
 from spectra.loaders.pairing import Pairs
+from spectra.metrics.blocks import has_entry
 from spectra.metrics.intruders import no_intruders
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE, Layer, measure, unmeasured
 from spectra.updates import WeightPair
 
-_COPIES = 13  # peak memory of one pair in matrices of its size, measured at 2048 x 2048
+_READ_CACHE = ("auto", "basis")
+# Peak memory of one pair in float32 matrices of its size, by method, measured at 1536 and 2048 on the CPU.
+COPIES = {"exact": 13, "basis": 10, "certified": 4, "auto": 13}
 
 
-class _BaseDecomposition:
-    """Keeps the base SVD of the matrix at hand, for the models that come after the first."""
+class BaseDecomposition:
+    """The base SVD of the matrix at hand: from the cache of bases, and kept for the models after the first.
 
-    def __init__(self) -> None:
+    The methods "auto" and "basis" read the cache; "basis" adds what it had to make. notes : what a reader of the
+    row must know of that. A cache that cannot be used costs time, never a row.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._of: tuple[str, Layout] | None = None
         self._svd: SVD | None = None
+        self._cached = False
+        self.notes: tuple[str, ...] = ()
 
     def of(self, pair: WeightPair) -> SVD | None:
-        return self._svd if self._of == (pair.key, pair.layout) else None
+        """Return what is known of the pair's base. The cache is asked once a matrix."""
+        self.notes = ()
+        if self._of != (pair.key, pair.layout):
+            self._of, self._svd, self._cached = (pair.key, pair.layout), None, False
+            if self._settings.method in _READ_CACHE and suits(pair.shape, self._settings.request):
+                self._look_up(pair)
+        return self._svd
 
     def keep(self, pair: WeightPair, svd: SVD) -> None:
-        self._of, self._svd = (pair.key, pair.layout), svd
+        """Take the decomposition that was used: the one that `of` gave, or one that had to be made."""
+        if svd is self._svd:
+            self.notes += ("the decomposition of its base is from the cache of bases",) if self._cached else ()
+            return
+        if self._svd is None and self._settings.method == "basis" and suits(pair.shape, self._settings.request):
+            try:
+                BasisCache(folder()).keep(pair.base, svd)
+            except MachineError as fault:
+                self.notes += (f"its decomposition was not kept: {fault}",)
+        self._svd, self._cached = svd, False
+
+    def _look_up(self, pair: WeightPair) -> None:
+        try:
+            self._svd = BasisCache(folder()).find(pair.base)
+            self._cached = self._svd is not None
+        except (FormatError, MachineError) as fault:
+            self.notes += (f"the cache of bases did not help: {fault}",)
 
 
 def stream(
@@ -43,50 +78,75 @@ def stream(
     wanted = {key for pairs in models.values() for key in pairs.keys}
     order = [key for key in next(iter(models.values())).base.tensors if key in wanted]
     total = sum(len(pairs) for pairs in models.values())
-    done = 0
-    for key in order:
-        kept = _BaseDecomposition()
-        for name, pairs in models.items():
-            if key not in pairs:
-                continue
-            if progress is not None:
-                progress(done, total, key)
-            yield name, _row(pairs.pair(key), settings, kept)
-            done += 1
+    tasks = [(name, key) for key in order for name, pairs in models.items() if key in pairs]
+    kept = BaseDecomposition(settings)
+    for done, (name, pair, ready) in enumerate(_prepared(tasks, models, settings)):
+        if progress is not None:
+            progress(done, total, pair.key)
+        yield name, _row(pair, settings, kept, ready)
     if progress is not None:
         progress(total, total, "")
 
 
-def _row(pair: WeightPair, settings: Settings, kept: _BaseDecomposition) -> Layer:
+def _prepared(
+    tasks: Sequence[tuple[str, str]], models: Mapping[str, Pairs], settings: Settings
+) -> Iterator[tuple[str, WeightPair, Decompositions | None]]:
+    """Yield each task's pair, and on CUDA its answer where it was had in a batch with others of its shape."""
+    pairs = (models[name].pair(key) for name, key in tasks)
+    alone: Iterator[Answered] = ((pair, None) for pair in pairs)
+    answered = alone if settings.device == "cpu" else in_batches(pairs, settings.request)
+    for (name, _), (pair, ready) in zip(tasks, answered, strict=True):
+        yield name, pair, ready
+
+
+def _row(pair: WeightPair, settings: Settings, kept: BaseDecomposition, ready: Decompositions | None) -> Layer:
     try:
-        _require_finite(pair)
-        if is_zero(pair):
+        nothing = nothing_to_measure(pair)
+        if nothing is not None:
             none = tuple(no_intruders(settings.k, settings.epsilon, side) for side in settings.sides)
-            return unmeasured(pair, ZERO, "base and tuned are equal: there is no update", none)
-        if not bool(pair.base.any()):
-            return unmeasured(pair, ZERO_BASE, "the base is zero: it has no directions to compare with")
+            return unmeasured(pair, *nothing, none if nothing[0] == ZERO else ())
+        if ready is not None:
+            return measure(pair, ready, k=settings.k, epsilon=settings.epsilon)
         found = decompose(pair, settings.request, base=kept.of(pair))
         if found.base is not None:
             kept.keep(pair, found.base)
-        return measure(pair, found, k=settings.k, epsilon=settings.epsilon)
-    except NonFiniteError as fault:
-        return unmeasured(pair, NONFINITE, str(fault))
-    except DecompositionError as fault:
-        return unmeasured(pair, FAILED, str(fault))
-    except (MemoryError, RuntimeError) as fault:
-        if not _is_out_of_memory(fault):
-            raise
-        m, n = pair.shape
-        needed = _COPIES * 4 * m * n / 2**30
-        return unmeasured(pair, OOM, f"out of memory: {m} x {n} needs about {needed:.1f} GB in full")
+        told = replace(pair, notes=(*pair.notes, *kept.notes))
+        return measure(told, found, k=settings.k, epsilon=settings.epsilon)
+    except (DecompositionError, MemoryError, RuntimeError) as fault:
+        return unmeasured(pair, *status_of(fault, pair, settings.method))
+
+
+def nothing_to_measure(pair: WeightPair) -> tuple[str, str] | None:
+    """Return the status and the reason of a pair without an update or a base, None for any other.
+
+    Raises NonFiniteError for NaN or infinity in either.
+    """
+    _require_finite(pair)
+    if is_zero(pair):
+        return ZERO, "base and tuned are equal: there is no update"
+    if not has_entry(pair.base):
+        return ZERO_BASE, "the base is zero: it has no directions to compare with"
+    return None
+
+
+def status_of(fault: Exception, pair: WeightPair, method: str) -> tuple[str, str]:
+    """Return the status and the reason of a pair that met a fault; raise one that is none of a matrix's own.
+
+    method : the one asked for, by which the memory that was needed is known.
+    """
+    if isinstance(fault, DecompositionError):
+        return NONFINITE if isinstance(fault, NonFiniteError) else FAILED, str(fault)
+    if not is_out_of_memory(fault):
+        raise fault
+    m, n = pair.shape
+    needed = COPIES[method] * 4 * m * n / 2**30
+    return OOM, f"out of memory: {m} x {n} needs about {needed:.1f} GB with the method {method}"
 
 
 def is_zero(pair: WeightPair) -> bool:
     """Return whether an update is exactly zero, by its factors where it has them."""
-    if pair.update.factors is None:
-        return not bool(pair.update.dense().any())
-    B, A = pair.update.factors
-    return not (bool(B.any()) and bool(A.any()) and bool(pair.update.dense().any()))
+    factors = pair.update.factors
+    return not (all(bool(factor.any()) for factor in factors or ()) and has_entry(pair.update))
 
 
 def _require_finite(pair: WeightPair) -> None:
@@ -98,7 +158,8 @@ def _require_finite(pair: WeightPair) -> None:
         require_finite(factor, f"the factor {name}")
 
 
-def _is_out_of_memory(fault: Exception) -> bool:
+def is_out_of_memory(fault: Exception) -> bool:
+    """Return whether a fault says that memory ran out: torch says so in several ways on the CPU."""
     text = str(fault)
     return (
         isinstance(fault, MemoryError | torch.OutOfMemoryError)

@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from spectra import __version__
-from spectra.cli import compare, demo, diagnose, inspect
+from spectra.cli import base, compare, demo, diagnose, inspect, sweep
 from spectra.errors import SpectraError
 from spectra.text import nearest, show
 
-COMMANDS: tuple[click.Command, ...] = (demo.command, diagnose.command, compare.command, inspect.command)
+COMMANDS: tuple[click.Command, ...] = (
+    demo.command, diagnose.command, compare.command, sweep.command, base.command, inspect.command,
+)  # fmt: skip
 INTERNAL, ENVIRONMENT, INTERRUPTED = 70, 4, 130
 
 

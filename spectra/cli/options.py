@@ -39,8 +39,8 @@ class Output:
 
     json: str | None
     csv: str | None
-    html: str | None
     figures: Path | None
+    html: str | None = None
 
     @property
     def to_stdout(self) -> bool:
@@ -61,16 +61,20 @@ class Output:
         if len({path.absolute() for path in files}) < len(files):
             raise UsageError("two of --json, --csv and --html name the same file.")
         for path in files:
-            _require_writable(path)
+            require_writable(path)
         if self.figures is not None and self.figures.exists() and not self.figures.is_dir():
             raise MachineError(f"'{show(self.figures)}' is a file: --figures takes a folder.")
 
     def write(self, result: Any) -> None:
-        """Write a report or comparison everywhere that was asked, and say where on stderr."""
-        for target, text in ((self.json, result.to_json), (self.csv, result.to_csv), (self.html, result.to_html)):
+        """Write a result everywhere that was asked, and say where on stderr."""
+        for form in ("json", "csv", "html"):
+            target = getattr(self, form)
+            if target is None:
+                continue
+            text = getattr(result, f"to_{form}")
             if target == STDOUT:
                 click.echo(text(), nl=False)
-            elif target is not None:
+            else:
                 text(target)
                 click.echo(f"wrote {show(target)}", err=True)
         if self.figures is not None:
@@ -78,7 +82,8 @@ class Output:
             click.echo(f"wrote {len(written)} files into {show(self.figures)}", err=True)
 
 
-def _require_writable(path: Path) -> None:
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before any work."""
     if path.name == "" or path.is_dir():
         raise MachineError(f"'{show(path)}' is a folder: name a file in it.")
     if not path.parent.is_dir():
@@ -107,14 +112,14 @@ _ANALYSIS = (
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out weights whose name has this."),
     click.option("--allow-unmatched", is_flag=True, help="List adapter tensors that match nothing, and go on."),
 )
-_OUTPUT = (
+_FILES = (
     click.option("--json", metavar="FILE", help="Write everything as JSON ('-' is stdout)."),
     click.option("--csv", metavar="FILE", help="Write one line a matrix as CSV ('-' is stdout)."),
-    click.option("--html", metavar="FILE", help="Write a report page, one file without script ('-' is stdout)."),
     click.option(
         "--figures", metavar="DIR", type=click.Path(path_type=Path), help="Write every figure as PNG, SVG and PDF."
     ),
 )
+_HTML = click.option("--html", metavar="FILE", help="Write a report page, one file without script ('-' is stdout).")
 fail_on = click.option(
     "--fail-on",
     type=click.Choice(["never", "error", "warning"]),
@@ -128,7 +133,7 @@ def _gathered(options: tuple[Any, ...], kind: type[Any], name: str) -> Callable[
     def decorate(function: Command) -> Command:
         @wraps(function)
         def gathered(**given: Any) -> Any:
-            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind) if field.name in given})
             return function(**given)
 
         decorated: Any = gathered
@@ -140,7 +145,8 @@ def _gathered(options: tuple[Any, ...], kind: type[Any], name: str) -> Callable[
 
 
 analysis_options = _gathered(_ANALYSIS, Analysis, "analysis")
-output_options = _gathered(_OUTPUT, Output, "output")
+output_options = _gathered((*_FILES[:2], _HTML, *_FILES[2:]), Output, "output")
+file_options = _gathered(_FILES, Output, "output")
 
 
 def exit_code(failed: int, severities: Set[str], threshold: str) -> int:

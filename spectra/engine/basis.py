@@ -7,8 +7,13 @@ In the base's singular basis `P = U0^T B`, `Q = V0^T A^T`; what B and A^T have o
 
 a diagonal plus rank r: its leading triplets cost O(n r) a product, and the cosines with every base direction
 are their first p coordinates. That no leading value is missed is proven by an inertia count.
+
+Where the base's vectors were kept in fewer bits, `U0 + E` and `V0 + F` stand for U0 and V0. The rows above come from
+`T = [U0^T; 1 - U0 U0^T]`, an isometry, which is then off by at most `d = sqrt(|E|^2 + (2 |E| + |E|^2)^2)` (by |E|
+where U0 is square), so the operator is by `(d_U + d_V + d_U d_V) |dW|`, and vector j by that over its gap (Wedin).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +21,10 @@ import torch
 from spectra.engine.decomposition import SVD
 from spectra.engine.krylov import Diagonal
 from spectra.engine.leading import Leading, leading
-from spectra.engine.resemblance import Resemblance, Side
+from spectra.engine.resemblance import Resemblance, Side, interval, rounding_of
 
 _AHEAD = 4  # coordinate axes beyond k that the space starts from
-_UPDATE_ROWS = 16  # leading directions of the update that it starts from
+_UPDATE_ROWS = 10  # leading directions of the update that it starts from
 _BESIDE = 1e-6  # relative distance below a value at which the count is taken
 
 
@@ -27,18 +32,22 @@ _BESIDE = 1e-6  # relative distance below a value at which the count is taken
 class Coordinates:
     """Updates of one base in its singular basis. operator : diag(S0) + P Q^T, batched over g updates, float64.
 
-    base_values : S0 [p]; shape : (m, n) of the weights. Scaling an update scales P alone: see `scaled`.
+    base_values : S0 [p]; shape : (m, n) of the weights; rounding : of the base's decomposition, in its values;
+    vector_error : of its vectors, as in `SVD`.
+    Scaling an update scales P alone: see `scaled`.
     """
 
     operator: Diagonal
     base_values: torch.Tensor
     shape: tuple[int, int]
+    rounding: float
+    vector_error: float = 0.0
 
     def scaled(self, factors: torch.Tensor) -> "Coordinates":
         """Return one update at several scales: P times each of factors [g]."""
         P, Q = self.operator.P[:1], self.operator.Q[:1]
         many = Diagonal(self.operator.values, factors[:, None, None].to(P) * P, Q.expand(len(factors), -1, -1))
-        return Coordinates(many, self.base_values, self.shape)
+        return Coordinates(many, self.base_values, self.shape, self.rounding, self.vector_error)
 
 
 def coordinates(base: SVD, B: torch.Tensor, A: torch.Tensor) -> Coordinates:
@@ -50,7 +59,7 @@ def coordinates(base: SVD, B: torch.Tensor, A: torch.Tensor) -> Coordinates:
     P, Rb = _inside(base.U, B)
     Q, Ra = _inside(base.Vh.T, A.mT)
     operator = Diagonal(base.S.double(), torch.cat([P, Rb], 1).double(), torch.cat([Q, Ra], 1).double())
-    return Coordinates(operator, base.S.double(), base.shape)
+    return Coordinates(operator, base.S.double(), base.shape, rounding_of(base), base.vector_error)
 
 
 def _inside(vectors: torch.Tensor, factor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +81,8 @@ def _cholesky_triangle(left: torch.Tensor) -> torch.Tensor:
     """The triangle of a QR by the Gram matrix in float64: one batched kernel where QR is one a matrix."""
     wide = left.double()
     values, vectors = torch.linalg.eigh(wide.mT @ wide)
-    return values.clamp_min(0).sqrt()[..., None] * vectors.mT
+    triangle: torch.Tensor = values.clamp_min(0).sqrt()[..., None] * vectors.mT
+    return triangle
 
 
 def top(coordinates: Coordinates, k: int) -> Leading:
@@ -85,12 +95,12 @@ def top(coordinates: Coordinates, k: int) -> Leading:
     """
     operator = coordinates.operator
     flipped = operator.shape[1] > operator.shape[2]
-    found = leading(operator, k, start=_start(operator.T if flipped else operator, k), first=2)
-    exact = _count_above(operator, found.S[:, k - 1]) <= k
+    found = leading(operator, k, start=_start(operator.transposed if flipped else operator, k), first=2)
+    exact = count_above(operator, found.S[:, k - 1]) <= k
     if bool(exact.all()):
         return _with_missed(found, torch.zeros(len(exact), dtype=torch.float64))
     again = leading(operator, k)
-    exact = _count_above(operator, again.S[:, k - 1]) <= k
+    exact = count_above(operator, again.S[:, k - 1]) <= k
     return _with_missed(again, torch.where(exact.cpu(), 0.0, again.missed))
 
 
@@ -109,7 +119,7 @@ def _start(operator: Diagonal, k: int) -> torch.Tensor:
     return torch.cat([axes, mixed[..., mixed.shape[2] - room :].mT], 1)
 
 
-def _count_above(operator: Diagonal, values: torch.Tensor) -> torch.Tensor:
+def count_above(operator: Diagonal, values: torch.Tensor) -> torch.Tensor:
     """Count the singular values of diag(S) + P Q^T above a little below each value [g], exactly: by inertia.
 
     For `H = [[0, W], [W^T, 0]]` and t > 0 not an eigenvalue, Sylvester's law and Haynsworth's give
@@ -126,34 +136,44 @@ def _count_above(operator: Diagonal, values: torch.Tensor) -> torch.Tensor:
     PQ = (P[:, :p].mT * across[:, None]) @ Q[:, :p]
     one = torch.eye(P.shape[2], dtype=P.dtype, device=P.device)
     small = torch.cat([torch.cat([PP, PQ + one], 2), torch.cat([PQ.mT + one, QQ], 2)], 1).cpu()
-    negative = (torch.linalg.eigvalsh(small) < 0).sum(1)
-    return (S > t).sum(1).cpu() + negative - P.shape[2]
+    negative = torch.linalg.eigvalsh(small).lt(0).sum(1)
+    above: torch.Tensor = S.gt(t).sum(1).cpu() + negative - P.shape[2]
+    return above
 
 
 def resemblances(coordinates: Coordinates, found: Leading, side: Side) -> list[Resemblance]:
     """Read the likeness of the leading tuned directions to every base direction off their coordinates."""
-    vectors = (found.U if side == "left" else found.V).double().cpu()
     p = len(coordinates.base_values)
+    vectors = (found.U if side == "left" else found.V)[..., :p].double()
+    cosines = vectors.abs().mT
+    errors = (found.error.cpu() + _blur(coordinates, found)).to(cosines)
+    least, most = interval(cosines, coordinates.base_values, coordinates.rounding, errors)
     values = coordinates.base_values.cpu()
-    results = []
-    for member, own in enumerate(vectors):
-        cosines = own[:, :p].abs().T
-        similarity, error = cosines.amax(0), found.error[member]
-        results.append(
-            Resemblance(
-                side=side,
-                shape=coordinates.shape,
-                cosines=cosines,
-                base_values=values,
-                elsewhere=torch.zeros_like(similarity),
-                found=(similarity - error).clamp(0, 1),
-                bound=(similarity + error).clamp(0, 1),
-                residual=found.residual[member],
-                steps=found.steps,
-                missed=float(found.missed[member]),
-            )
-        )
-    return results
+    nothing = torch.zeros(cosines.shape[2], dtype=torch.float64)
+    parts = zip(cosines.cpu(), least.cpu(), most.cpu(), found.residual.cpu(), found.missed.tolist(), strict=True)
+    return [
+        Resemblance(side, coordinates.shape, own, values, nothing, low, high, residual, found.steps, missed)
+        for own, low, high, residual, missed in parts
+    ]
+
+
+def _blur(coordinates: Coordinates, found: Leading) -> torch.Tensor:
+    """Bound how far the inexact vectors of the base move each leading vector. [g, k]"""
+    off = coordinates.vector_error
+    if not off:
+        return torch.zeros_like(found.error).cpu()
+    p = len(coordinates.base_values)
+    left, right = (off if p == side else math.hypot(off, 2 * off + off**2) for side in coordinates.shape)
+    P, Q = coordinates.operator.P, coordinates.operator.Q
+    core = (_cholesky_triangle(P) @ _cholesky_triangle(Q).mT).cpu()  # its norm is that of P Q^T
+    size = torch.linalg.matrix_norm(core, 2) / ((1 - left) * (1 - right))
+    moved = ((left + right + left * right) * size)[:, None]
+    # The error of a vector is the residual of its cluster over the gap around it.
+    own, label = (found.residual * found.S[:, :1]).square().cpu(), found.label.cpu()
+    whole = torch.zeros_like(own).scatter_add(1, label, own).gather(1, label).sqrt()
+    gap = whole / found.error.cpu()
+    blur: torch.Tensor = moved / (gap - 2 * moved).clamp_min(torch.finfo(gap.dtype).tiny)
+    return blur.clamp_max(2.0)
 
 
 def moved(coordinates: Coordinates, found: Leading) -> torch.Tensor:

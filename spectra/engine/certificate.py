@@ -24,7 +24,7 @@ import torch
 from spectra.engine.krylov import Ritz
 
 _LOOSENESS = 0.05  # s tau^2: what an interval may cost in tightness
-_FIRST_INTERVALS = 48
+_FIRST_INTERVALS, _FIRST_INTERVALS_CUDA = 48, 384  # a halving costs more than many points there
 _OUTLIERS = 16  # leading Ritz values that the first intervals separate one by one
 _HALVINGS = 10
 _MOST_POINTS = 4096
@@ -32,83 +32,82 @@ _SHARPEST = 1e11  # s |C|^2 at most: any s gives a valid bound, and a larger one
 
 
 class AtomBound:
-    """The bound for vectors with coordinates e [d, j] in the Ritz basis of one matrix's space.
+    """The bound for vectors with coordinates e [g, d, j] in the Ritz bases of a batch of spaces.
 
     over_value : bound `|u . v| / sqrt(x)` instead of `|u . v|`, x the eigenvalue of v.
     Cost: `O(points d b (b + j))` operations in float64, as plain matrix products.
     """
 
     def __init__(self, ritz: Ritz, e: torch.Tensor, *, over_value: bool = False) -> None:
-        self.theta, C, self.rounding = ritz.values[0], ritz.leak[0], float(ritz.rounding[0])
-        self.over_value, self.e_squared = over_value, e.square()
-        b, d = C.shape
-        self.width = b
-        # Products of pairs, so that all points share two matrix products.
-        self.leak_leak = (C[:, None, :] * C[None, :, :]).reshape(b * b, d).T
-        self.leak_e = (C.T[:, :, None] * e[:, None, :]).reshape(d, -1)
-        self.sharpest = _SHARPEST / C.square().sum().clamp_min(1e-300)
+        self.theta, self.rounding, self.over_value = ritz.values, ritz.rounding, over_value
+        C = ritz.leak
+        g, self.width, d = C.shape
+        # Products of pairs, so that all points of a matrix share two products.
+        self.leak_leak = torch.einsum("gbd,gcd->gdbc", C, C).reshape(g, d, -1)
+        self.leak_e = torch.einsum("gbd,gdj->gdbj", C, e).reshape(g, d, -1)
+        self.e_squared = e.square()
+        self.sharpest = _SHARPEST / C.square().sum((1, 2)).clamp_min(1e-300)
 
-    def largest(self, low: float, high: float, target: torch.Tensor) -> torch.Tensor:
-        """Bound the part on any one eigenvector with eigenvalue in [low, high], for each vector: [j].
+    def largest(self, low: torch.Tensor, high: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Bound the part on any one eigenvector with eigenvalue in [low, high] [g], for each vector: [g, j].
 
-        target : [j]; intervals are halved only while they exceed it. The bound is valid whether or not it is
+        target : [g, j]; intervals are halved only while they exceed it. The bound is valid whether or not it is
         reached. With over_value, low must be positive.
         """
         edges = self._edges(low, high)
-        left, right = edges[:-1], edges[1:]
+        left, right = edges[:, :-1], edges[:, 1:]
         worst = torch.zeros_like(target)
-        points = 0
         for halving in range(_HALVINGS + 1):
             centre = (left + right) / 2
-            squares = self._squared(centre, self.rounding + (right - left) / 2, left)
-            points += len(centre)
-            poor = (squares > target.square()).any(1)
-            if halving == _HALVINGS or points > _MOST_POINTS:
-                poor = torch.zeros_like(poor)
-            if not bool(poor.all()):
-                worst = torch.maximum(worst, squares[~poor].amax(0))
-            left, centre, right = left[poor], centre[poor], right[poor]
-            if not len(left):
-                break
-            left, right = torch.cat([left, centre]), torch.cat([centre, right])
+            squares = self._squared(centre, self.rounding[:, None] + (right - left) / 2, left)
+            poor = (squares > target[:, None].square()).any(2)
+            count = int(poor.sum(1).max())
+            if halving == _HALVINGS or count == 0 or 2 * count > _MOST_POINTS:
+                return torch.maximum(worst, squares.amax(1)).sqrt()
+            worst = torch.maximum(worst, squares.masked_fill(poor[..., None], 0.0).amax(1))
+            # Members with fewer poor intervals than others halve some good ones again, which does no harm.
+            chosen = poor.int().argsort(1, descending=True)[:, :count]
+            left, centre, right = (part.gather(1, chosen) for part in (left, centre, right))
+            left, right = torch.cat([left, centre], 1), torch.cat([centre, right], 1)
         return worst.sqrt()
 
-    def obstruction(self, low: float, high: float) -> torch.Tensor:
-        """Return the largest value of the bound at some points, below which no covering can bring it. [j]"""
+    def obstruction(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """Return the largest value of the bound at some points, below which no covering can bring it. [g, j]"""
         edges = self._edges(low, high)
-        centre = (edges[:-1] + edges[1:]) / 2
-        return self._squared(centre, torch.full_like(centre, self.rounding), centre).amax(0).sqrt()
+        centre = (edges[:, :-1] + edges[:, 1:]) / 2
+        return self._squared(centre, self.rounding[:, None].expand_as(centre), centre).amax(1).sqrt()
 
-    def _edges(self, low: float, high: float) -> torch.Tensor:
+    def _edges(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         """Cover [low, high]: evenly in the singular value up to the bulk's edge (polynomials resolve the small end
-        finest), between Ritz values above it."""
+        finest), between Ritz values above it. [g, points], ascending"""
         theta = self.theta
-        edge = min(high, max(low, float(theta[min(len(theta) - 1, _OUTLIERS)])))
-        roots = torch.linspace(math.sqrt(low), math.sqrt(edge), _FIRST_INTERVALS + 1, dtype=torch.float64)
-        above = theta[:_OUTLIERS].flip(0)
-        between = (above[1:] + above[:-1]) / 2
-        inside = between[(between > edge) & (between < high)]
-        edges = torch.cat([roots.square(), inside, torch.tensor([high], dtype=torch.float64)])
-        edges[0] = low
-        return edges
+        edge = torch.minimum(high, torch.maximum(low, theta[:, min(theta.shape[1] - 1, _OUTLIERS)]))
+        first = _FIRST_INTERVALS_CUDA if theta.is_cuda else _FIRST_INTERVALS
+        along = torch.linspace(0, 1, first + 1, dtype=theta.dtype, device=theta.device)
+        roots = low.sqrt()[:, None] + (edge.sqrt() - low.sqrt())[:, None] * along
+        above = theta[:, :_OUTLIERS].flip(1)
+        between = (above[:, 1:] + above[:, :-1]) / 2
+        between = torch.minimum(torch.maximum(between, edge[:, None]), high[:, None])
+        return torch.cat([low[:, None], roots[:, 1:-1].square(), edge[:, None], between, high[:, None]], 1)
 
     def _squared(self, x: torch.Tensor, tau: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
-        """Evaluate the regularised bound, squared, at points x with tolerances tau: [points, j].
+        """Evaluate the regularised bound, squared, at points x [g, points] with tolerances tau: [g, points, j].
 
         With `D = 1 + s (theta - x)^2` the inverse is had by a Schur complement of the size of the leak.
         """
+        g, points = x.shape
         b = self.width
-        s = torch.minimum(_LOOSENESS / tau.clamp_min(1e-150).square(), self.sharpest)
-        apart = self.theta - x[:, None]
-        D = 1 + s[:, None] * apart.square()
-        weight = s[:, None] / D
-        schur = (weight @ self.leak_leak).reshape(-1, b, b)
-        schur.diagonal(dim1=1, dim2=2).add_(1.0)
+        s = torch.minimum(_LOOSENESS / tau.clamp_min(1e-150).square(), self.sharpest[:, None])
+        apart = self.theta[:, None, :] - x[..., None]
+        D = 1 + s[..., None] * apart.square()
+        weight = s[..., None] / D
+        schur = (weight @ self.leak_leak).reshape(g, points, b, b)
+        schur.diagonal(dim1=2, dim2=3).add_(1.0)
         L, _ = torch.linalg.cholesky_ex(schur)
-        right = ((weight * apart) @ self.leak_e).reshape(len(x), b, -1)
+        right = ((weight * apart) @ self.leak_e).reshape(g, points, b, -1)
         through = torch.linalg.solve_triangular(L, right, upper=False)
-        squared = (1 + s * tau.square())[:, None] * ((1 / D) @ self.e_squared + through.square().sum(1))
-        return squared / least[:, None] if self.over_value else squared
+        squared: torch.Tensor = (1 + s * tau.square())[..., None] * ((1 / D) @ self.e_squared + through.square().sum(2))
+        return squared / least[..., None] if self.over_value else squared
 
 
 def chance_hidden(beyond: float, steps: int, dimension: int, columns: int) -> float:

@@ -6,6 +6,8 @@
 3. What no witness explains is bounded on every eigenvector of `W0 W0^T` (`certificate`): below epsilon
    everywhere, the vector is an intruder, proven.
 4. The space grows until every vector is decided. Where growing cannot help, the exact path takes over.
+
+Everything is batched over matrices of one shape and stays on their device; a look reads back a few flags.
 """
 
 from dataclasses import dataclass
@@ -19,14 +21,16 @@ from spectra.engine.leading import Leading, width_for
 from spectra.engine.resemblance import Resemblance, Side
 
 _LOOKS = (4, 6, 8)  # steps at which the space is looked at; then as the trend says
-_LONGEST = 8  # most steps between two looks
+_LOOKS_CUDA = (10, 15)  # a look costs more than some steps there
+_LONGEST, _LONGEST_CUDA = 4, 8  # most steps between two looks
 _SPARE, _SPARE_NULL = 2, 12  # random columns beside the vectors; more where small values must be excluded
 _CONVERGED = 1e-3  # error up to which a base direction is a witness
 _SURE = 1e-6  # chance of a hidden small value above which nothing is claimed
 _BELOW_LEAST = (0.7, 0.5, 0.35, 0.25, 0.12)  # shares of the least Ritz value tried as a floor of all eigenvalues
-_LEAST_EXCESS = 1e-6
 _SMALL = 0.1  # bound on a base direction's part that is small enough not to change a name
 _NAMING = 16  # steps that are made for telling rotated from new alone; then a shorter span must do
+_PATIENCE, _PROGRESS = 12, 0.98  # steps after which an excess that stays above this share of the last has stalled
+_TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +47,6 @@ class Question:
     tie: float = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
-class _Witnesses:
-    """The converged leading base directions: values of M [q], coordinates |cos| [q, k], errors [q], cluster [q].
-
-    space_error : how far their span is from that of the base directions.
-    """
-
-    values: torch.Tensor
-    cosines: torch.Tensor
-    errors: torch.Tensor
-    label: torch.Tensor
-    space_error: float
-
-
 def certify(
     base: Operator, tuned: Leading, *, side: Side, question: Question, most: int, seed: int = 1
 ) -> list[Resemblance | None]:
@@ -70,11 +60,11 @@ def certify(
     -------
     One Resemblance a matrix, or None where some vector stays undecided: that is for the exact path.
     """
-    operator = base if side == "left" else base.T
+    operator = base if side == "left" else base.transposed
     vectors = tuned.U if side == "left" else tuned.V
     through = operator.shape[1] > operator.shape[2]
     if through:  # the space lives on the smaller side, where M has no null space by its shape
-        operator = operator.T
+        operator = operator.transposed
         vectors = operator(vectors)
     g, k, m = vectors.shape
     width = width_for(k + (_SPARE_NULL if through else _SPARE))
@@ -83,65 +73,88 @@ def certify(
     if most < 1:
         return found
     space = Krylov(operator, torch.cat([vectors, random_rows(g, width - k, m, vectors, seed)], 1), most)
-    coordinates = (space.first_block @ vectors.mT).double().cpu()
-    still, trend, steps = list(range(g)), [], min(_LOOKS[0], most)
+    coordinates = (space.first_block @ vectors.mT).double()
+    looks, longest = (_LOOKS_CUDA, _LONGEST_CUDA) if vectors.is_cuda else (_LOOKS, _LONGEST)
+    members, trend, steps = list(range(g)), [], min(looks[0], most)
+    before = [float("inf")] * g
     while True:
         space.grow(steps - space.steps)
-        ritz = space.ritz()
-        excess = 0.0
-        for member in list(still):
-            look = _Look(space, ritz.of(member), coordinates[member], tuned, member, question, side, through)
-            if look.hopeless:
-                still.remove(member)
-            elif look.named or (look.decided and space.steps >= min(_NAMING, most)):
-                found[member] = look.resemblance()
-                still.remove(member)
-            excess = max(excess, question.epsilon if look.decided and not look.named else look.excess)
-        if not still or space.steps >= most:
+        look = _Look(space, coordinates, tuned, question, side, through)
+        enough = space.steps >= min(_NAMING, most)
+        left = []
+        for place, member in enumerate(members):
+            if look.decided[place] and (enough or look.named[place]):
+                found[member] = look.resemblance(place)
+            elif look.decided[place] or not (look.hopeless[place] or _stalled(space.steps, before[place], look, place)):
+                left.append(place)
+        if not left or space.steps >= most:
             return found
-        trend.append((space.steps, excess))
-        steps = min(most, _next_look(trend))
+        trend.append((space.steps, max(look.excess[place] for place in left)))
+        before = [look.excess[place] for place in left]
+        members = [members[place] for place in left]
+        if len(left) < len(look.decided):
+            space.keep(left)
+            coordinates, tuned = coordinates[left], tuned.part(left)
+        steps = min(most, _next_look(trend, looks, longest))
 
 
-def _next_look(trend: list[tuple[int, float]]) -> int:
+def _stalled(steps: int, before: float, look: "_Look", place: int) -> bool:
+    """Whether the last steps brought a vector no nearer to a decision: more would not either."""
+    return steps > _PATIENCE and look.excess[place] > _PROGRESS * before
+
+
+def _next_look(trend: list[tuple[int, float]], looks: tuple[int, ...], longest: int) -> int:
     """When to look again: at the first looks, then where the excess of the bound would reach zero."""
     now, excess = trend[-1]
-    ahead = [look for look in _LOOKS if look > now]
+    ahead = [look for look in looks if look > now]
     if ahead or len(trend) < 2:
         return ahead[0] if ahead else now + 1
     before, earlier = trend[-2]
     fall = (earlier - excess) / (now - before)
-    return now + (_LONGEST if fall <= 0 else max(1, min(_LONGEST, round(excess / fall))))
+    return now + (longest if fall <= 0 else max(1, min(longest, round(excess / fall))))
 
 
 class _Look:
-    """What a space says of one matrix's vectors now."""
+    """What a space says of a batch's vectors now. Flags are lists, one entry a matrix.
+
+    hopeless : the tuned vectors themselves are too inexact. decided : kept or intruder is settled for each.
+    named : so is rotated or new. excess : by how much the worst bound exceeds what would decide it.
+    """
 
     def __init__(
-        self, space: Krylov, ritz: Ritz, coordinates: torch.Tensor, tuned: Leading, member: int, question: Question,
-        side: Side, through: bool,
-    ) -> None:  # fmt: skip
-        self.space, self.ritz, self.question, self.side, self.through = space, ritz, question, side, through
-        self.error, self.together = tuned.error[member], tuned.label[member]
-        self.residual, self.missed = tuned.residual[member], float(tuned.missed[member])
-        self.e = ritz.vectors[0, : space.width].mT @ coordinates
-        self.witnesses = _witnesses(ritz, self.e, question.tie, self.shape, through)
-        self.known, within, self.tie = self._best()
-        held = self.witnesses.cosines.square().sum(0)
-        self.elsewhere = ((1 - held).clamp_min(0).sqrt() + self.error + self.witnesses.space_error).clamp_max(1)
-        self.hopeless = bool((self.error >= question.epsilon / 2).any())
-        self.low, self.high = 0.0, float(ritz.values[0, 0] + 2 * ritz.residuals()[0, 0])
-        self._tighten()
+        self, space: Krylov, coordinates: torch.Tensor, tuned: Leading, question: Question, side: Side, through: bool
+    ) -> None:
+        self.space, self.tuned, self.question, self.side, self.through = space, tuned, question, side, through
+        self.ritz = space.ritz()
+        self.e = self.ritz.vectors[:, : space.width].mT @ coordinates
+        self.error = tuned.error.to(self.e)[:, None]  # [g, 1, k]
+        self.alone = _counts(tuned.label.to(self.e.device)) == 1
+        self.witnesses = _Witnesses(self.ritz, self.e, question.tie, self.shape, through)
+        epsilon = question.epsilon
+        known, within, tied = self._best()
+        held = self.witnesses.cosines.square().sum(1)
+        rest = (1 - held).clamp_min(0).sqrt() + self.witnesses.space_error[:, None]
+        self.elsewhere = (rest + self.error[:, 0]).clamp_max(1)
+        self.missed = tuned.missed.to(self.e)
+        self.low = torch.zeros_like(self.witnesses.space_error)
+        self.high = self.ritz.values[:, 0] + 2 * self.ritz.residuals()[:, 0]
+        self._tighten(known)
         self.bound = self._over_clusters(torch.maximum(within, self.elsewhere)).clamp_max(1)
-        self.known = torch.where(self._alone(), self.known, torch.zeros_like(self.known))
-        self.excess = self._excess()
-        self.decided = self.final and not self.hopeless and self.excess <= 0
-        intruder = self.bound < question.epsilon
-        self.named = self.decided and not (bool(intruder.any()) and bool((intruder & self._novelty_unsure()).any()))
+        self.known = torch.minimum(torch.where(self.alone, known, 0.0), self.bound)
+        intruder = self.bound < epsilon
+        settled = (self.known >= epsilon) | intruder | ((tied >= epsilon) & self.alone)
+        excess = torch.where(settled, 0.0, (self.bound - epsilon).clamp_min(1e-6)).amax(1)
+        hopeless = (self.error[:, 0] >= epsilon / 2).any(1)
+        decided = settled.all(1) & self.final & ~hopeless
+        named = decided & ~(intruder & self._novelty_unsure(intruder & decided[:, None])).any(1)
+        excess = torch.where(decided & ~named, epsilon, excess)
+        flags = torch.stack([hopeless.double(), decided.double(), named.double(), excess]).cpu()
+        self.hopeless, self.decided, self.named = (row.bool().tolist() for row in flags[:3])
+        self.excess = flags[3].tolist()
 
     @property
     def shape(self) -> tuple[int, int]:
-        m, n = self.space.operator.shape[1:]
+        _, m, n = self.space.operator.shape
         return (m, n) if (self.side == "left") != self.through else (n, m)
 
     @property
@@ -151,127 +164,147 @@ class _Look:
 
     def _best(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the largest cosine proven with one base direction, the largest any witness may have, and the largest
-        projection proven on a tie that is small enough to explain it."""
-        witnesses, k = self.witnesses, len(self.error)
-        nothing = torch.zeros(k, dtype=torch.float64)
-        if not len(witnesses.values):
-            return nothing, nothing, nothing
-        groups = int(witnesses.label[-1]) + 1
-        size = torch.bincount(witnesses.label, minlength=groups)
-        empty = torch.zeros(groups, k, dtype=torch.float64)
-        projection = empty.index_add(0, witnesses.label, witnesses.cosines.square()).sqrt()
-        off = torch.zeros(groups, dtype=torch.float64).scatter_reduce(0, witnesses.label, witnesses.errors, "amax")
-        lower = (projection - off[:, None] - self.error).clamp_min(0)
-        tied = (size > 1) & (size / self.dimension <= self.question.epsilon**2)
-        single = torch.where((size == 1)[:, None], lower, empty).amax(0)
+        projection proven on a tie that is small enough to explain it. [g, k] each"""
+        witnesses = self.witnesses
+        size, off = witnesses.size[..., None], witnesses.off[..., None]
+        projection = torch.zeros_like(witnesses.cosines)
+        index = witnesses.label[..., None].expand_as(projection)
+        projection = projection.scatter_add(1, index, witnesses.cosines.square()).sqrt()
+        lower = (projection - off - self.error).clamp_min(0)
+        upper = torch.where(size > 0, projection + off + self.error, 0.0)
+        small = (size > 1) & (size / self.dimension <= self.question.epsilon**2)
         return (
-            single,
-            (projection + off[:, None] + self.error).amax(0),
-            torch.where(tied[:, None], lower, empty).amax(0),
+            torch.where(size == 1, lower, 0.0).amax(1),
+            upper.amax(1),
+            torch.where(small, lower, 0.0).amax(1),
         )
 
-    def _tighten(self) -> None:
-        """Bound what no witness explains on every eigenvector there may be, where that may decide a vector.
+    def _tighten(self, known: torch.Tensor) -> None:
+        """Bound what no witness explains on every eigenvector there may be.
 
-        Where some vector cannot be decided yet, `elsewhere` is an estimate of its bound, and `final` is false.
+        Where a vector cannot be decided yet, its `elsewhere` is an estimate, and `final` is false for its matrix.
         """
-        wanted = torch.maximum(self.known, torch.full_like(self.known, self.question.epsilon))
+        epsilon = self.question.epsilon
+        wanted = known.clamp_min(epsilon)
         open_ = self.elsewhere >= wanted
-        self.final = not bool(open_.any())
-        if self.final or self.hopeless:
+        self.final = ~open_.any(1)
+        if bool(self.final.all()):
             return
         if self.through:
             self.low = self._lowest()
-            if self.low >= self.high:
-                return
-        atom = AtomBound(self.ritz, self.e[:, open_], over_value=self.through)
-        undecided = self.known[open_] < self.question.epsilon
-        estimate = atom.obstruction(self.low, self.high) + self.error[open_]
-        if not bool((undecided & (estimate >= self.question.epsilon)).any()):
-            self.final = True
-            target = (wanted - self.error).clamp_min(0)[open_]
-            estimate = atom.largest(self.low, self.high, target) + self.error[open_]
-        self.elsewhere[open_] = torch.minimum(self.elsewhere[open_], estimate)
+        possible = self.low < self.high
+        low = torch.where(possible, self.low, self.high / 2)
+        atom = AtomBound(self.ritz, self.e, over_value=self.through)
+        estimate = atom.obstruction(low, self.high) + self.error[:, 0]
+        blocked = (open_ & (known < epsilon) & (estimate >= epsilon)).any(1) | ~possible
+        ready = ~self.final & ~blocked
+        if bool(ready.any()):
+            # Members and vectors that are not waiting for it must not drive the halving.
+            target = torch.where(open_ & ready[:, None], (wanted - self.error[:, 0]).clamp_min(0), torch.inf)
+            proven = atom.largest(low, self.high, target) + self.error[:, 0]
+            estimate = torch.where(ready[:, None], proven, estimate)
+        usable = open_ & possible[:, None]
+        self.elsewhere = torch.where(usable, torch.minimum(self.elsewhere, estimate), self.elsewhere)
+        self.final = self.final | ready
 
-    def _lowest(self) -> float:
-        """Return a value that every eigenvalue of M exceeds, by all but a small chance; inf where none does."""
-        values, columns = self.ritz.values[0], self.space.width - len(self.error)
-        least, edge = float(values[-1]), float(values[min(len(self.witnesses.values), len(values) - 1)])
+    def _lowest(self) -> torch.Tensor:
+        """Return a value that every eigenvalue of M exceeds, by all but a small chance; inf where none does. [g]"""
+        values, rounding = self.ritz.values.cpu(), self.ritz.rounding.cpu()
+        columns = self.space.width - self.e.shape[2]
+        q = self.witnesses.count.cpu().clamp_max(values.shape[1] - 1)
+        found = []
+        for member, own in enumerate(values):
+            low, chance = self._lowest_of(float(own[-1]), float(own[q[member]]), float(rounding[member]), columns)
+            found.append(low)
+            self.missed[member] = min(1.0, float(self.missed[member]) + chance)
+        return torch.tensor(found).to(self.e)
+
+    def _lowest_of(self, least: float, edge: float, rounding: float, columns: int) -> tuple[float, float]:
         for share in _BELOW_LEAST:
             low = share * least
-            if low <= 4 * float(self.ritz.rounding[0]) or edge <= least:
+            if low <= 4 * rounding or edge <= least:
                 break
             beyond = (least - low) / (edge - least)
             chance = chance_hidden(beyond, self.space.steps, self.space.operator.shape[1], columns)
             if chance <= _SURE:
-                self.missed = min(1.0, self.missed + chance)
-                return low
-        return float("inf")
-
-    def _alone(self) -> torch.Tensor:
-        return torch.bincount(self.together)[self.together] == 1
+                return low, chance
+        return float("inf"), 0.0
 
     def _over_clusters(self, bound: torch.Tensor) -> torch.Tensor:
         """Bound every unit vector of a cluster of tuned vectors by the root of the sum of squares of its basis."""
-        total = torch.zeros_like(bound).index_add(0, self.together, bound.square())
-        return total[self.together].sqrt()
+        label = self.tuned.label.to(bound.device)
+        return torch.zeros_like(bound).scatter_add(1, label, bound.square()).gather(1, label).sqrt()
 
-    def _excess(self) -> float:
-        """By how much the worst vector's bound exceeds what would decide it; 0 when all are decided."""
-        epsilon = self.question.epsilon
-        kept, intruder = self.known >= epsilon, self.bound < epsilon
-        tied = ~intruder & (self.tie >= epsilon) & self._alone()
-        return float(torch.where(kept | intruder | tied, 0.0, (self.bound - epsilon).clamp_min(_LEAST_EXCESS)).amax())
-
-    def _novelty_unsure(self) -> torch.Tensor:
-        """Whether the share outside the base's top space may lie on either side of the line that names it."""
-        span, line, values = self.question.span, self.question.rotated_below, self.ritz.values[0]
-        off = 2 * (self.error + self.witnesses.space_error)
-        most = 1 - self.witnesses.cosines[:span].square().sum(0)
-        unknown = max(0, span - len(self.witnesses.values))
-        if not unknown:
-            return (most + off > line) & (most - off <= line)
-        # The base directions up to the span that are no witnesses have values of at least their Ritz values.
-        low = max(self.low, float(values[span - 1])) if span <= len(values) else self.low
+    def _novelty_unsure(self, asked: torch.Tensor) -> torch.Tensor:
+        """Whether the share outside the base's top space may lie on either side of the line that names it. [g, k]"""
+        if not bool(asked.any()):
+            return torch.zeros_like(asked)
+        span, line, values = self.question.span, self.question.rotated_below, self.ritz.values
+        off = 2 * (self.error[:, 0] + self.witnesses.space_error[:, None])
+        most = 1 - self.witnesses.cosines[:, :span].square().sum(1)
+        unknown = (span - self.witnesses.count).clamp_min(0)[:, None]
         each = self.elsewhere
-        if 0 < low < self.high:
+        # The base directions up to the span that are no witnesses have values of at least their Ritz values.
+        low = torch.maximum(self.low, values[:, min(span, values.shape[1]) - 1])
+        inside = (low > 0) & (low < self.high) & (values.shape[1] >= span)
+        if bool((inside[:, None] & asked & (unknown > 0)).any()):
             atom = AtomBound(self.ritz, self.e, over_value=self.through)
-            each = torch.minimum(each, atom.largest(low, self.high, torch.full_like(most, _SMALL)) + self.error)
+            target = torch.where(asked, _SMALL, torch.inf)
+            near = atom.largest(torch.where(inside, low, self.high / 2), self.high, target) + self.error[:, 0]
+            each = torch.where(inside[:, None], torch.minimum(each, near), each)
         return (most + off > line) & (most - off - unknown * each.square() <= line)
 
-    def resemblance(self) -> Resemblance:
+    def resemblance(self, member: int) -> Resemblance:
+        q = int(self.witnesses.count[member])
         return Resemblance(
             side=self.side,
             shape=self.shape,
-            cosines=self.witnesses.cosines,
-            base_values=self.witnesses.values.clamp_min(0).sqrt(),
-            elsewhere=self.elsewhere,
-            found=torch.minimum(self.known, self.bound),
-            bound=self.bound,
-            residual=self.residual,
+            cosines=self.witnesses.cosines[member, :q].cpu(),
+            base_values=self.ritz.values[member, :q].clamp_min(0).sqrt().cpu(),
+            elsewhere=self.elsewhere[member].cpu(),
+            found=self.known[member].cpu(),
+            bound=self.bound[member].cpu(),
+            residual=self.tuned.residual[member].cpu(),
             steps=self.space.steps,
-            missed=self.missed,
+            missed=float(self.missed[member]),
         )
 
 
-def _witnesses(ritz: Ritz, e: torch.Tensor, tie: float, shape: tuple[int, int], through: bool) -> _Witnesses:
-    """Return the leading Ritz pairs that are base directions; tied ones in whole clusters only.
+class _Witnesses:
+    """The converged leading Ritz pairs, which are base directions; tied ones in whole clusters only.
 
-    Their error is residual over gap: of M for the vectors of its own side, and by Wedin's theorem in singular
-    values for those of the other side, whose cosines are coordinates over singular values.
+    count : [g]. cosines : [g, d, k], |cos| with the tuned vectors, zero beyond the count. label : [g, d], cluster of
+    each; size and off : [g, d], members and error of each cluster. space_error : [g], how far their span is from
+    that of the base directions. The error is residual over gap: of M for vectors of its own side, and by Wedin's
+    theorem in singular values for those of the other side, whose cosines are coordinates over singular values.
     """
-    values, residuals = ritz.values[0], ritz.residuals()[0]
-    roots = values.clamp_min(1e-300).sqrt()
-    joined = roots[:-1] - roots[1:] <= (tie * roots[:-1]).clamp_min(resolution(roots, shape))
-    label = torch.cat([torch.zeros(1, dtype=torch.long), (~joined).long().cumsum(0)])
-    scale, off = (roots, residuals / roots) if through else (values, residuals)
-    gap = torch.where(joined, torch.inf, (scale[:-1] - scale[1:] - off[1:]).clamp_min(0))
-    around = torch.minimum(torch.cat([gap.new_full((1,), torch.inf), gap]), torch.cat([gap, gap.new_zeros(1)]))
-    least = torch.full_like(values, torch.inf).scatter_reduce(0, label, around, "amin")[label].clamp_min(1e-300)
-    errors = (off / least).clamp_max(2.0)
-    q = int(((errors <= _CONVERGED) & (values > 4 * ritz.rounding)).long().cumprod(0).sum())
-    while q and q < len(label) and label[q] == label[q - 1]:
-        q -= 1
-    space_error = float(off[:q].norm() / gap[q - 1].clamp_min(1e-300)) if 0 < q <= len(gap) else 0.0
-    cosines = e[:q].abs() / roots[:q, None] if through else e[:q].abs()
-    return _Witnesses(values[:q], cosines.clamp_max(1), errors[:q], label[:q], space_error)
+
+    def __init__(self, ritz: Ritz, e: torch.Tensor, tie: float, shape: tuple[int, int], through: bool) -> None:
+        values, residuals = ritz.values, ritz.residuals()
+        roots = values.clamp_min(_TINY).sqrt()
+        width = torch.maximum(tie * roots[:, :-1], resolution(1.0, shape) * roots[:, :1])
+        joined = roots[:, :-1] - roots[:, 1:] <= width
+        self.label = torch.cat([torch.zeros_like(joined[:, :1]), ~joined], 1).long().cumsum(1)
+        scale, off = (roots, residuals / roots) if through else (values, residuals)
+        gap = torch.where(joined, torch.inf, (scale[:, :-1] - scale[:, 1:] - off[:, 1:]).clamp_min(0))
+        infinite, nothing = torch.full_like(gap[:, :1], torch.inf), torch.zeros_like(gap[:, :1])
+        around = torch.minimum(torch.cat([infinite, gap], 1), torch.cat([gap, nothing], 1))
+        least = torch.full_like(values, torch.inf).scatter_reduce(1, self.label, around, "amin").gather(1, self.label)
+        errors = (off / least.clamp_min(_TINY)).clamp_max(2.0)
+        bad = (errors > _CONVERGED) | (values <= 4 * ritz.rounding[:, None])
+        spoilt = torch.zeros_like(values).scatter_add(1, self.label, bad.double()).gather(1, self.label) > 0
+        inside = (~spoilt).long().cumprod(1)
+        self.count = inside.sum(1)
+        mask = inside.double()
+        self.size = torch.zeros_like(values).scatter_add(1, self.label, mask)
+        self.off = torch.zeros_like(values).scatter_reduce(1, self.label, errors * mask, "amax")
+        last = (self.count - 1).clamp_min(0)[:, None]
+        after = torch.cat([gap, nothing], 1).gather(1, last)[:, 0].clamp_min(_TINY)
+        self.space_error = torch.where(self.count > 0, (off * mask).norm(dim=1) / after, 0.0)
+        cosines = e.abs() / roots[..., None] if through else e.abs()
+        self.cosines = cosines.clamp_max(1) * mask[..., None]
+
+
+def _counts(label: torch.Tensor) -> torch.Tensor:
+    """Return, for every entry of a row of labels, how many of the row share its label."""
+    return (label[:, :, None] == label[:, None, :]).sum(2)

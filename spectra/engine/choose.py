@@ -1,16 +1,18 @@
 """Pick an algorithm for a pair, run it, and say which and why. Above the algorithms on purpose."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from spectra.engine import basis, certified, dense, factored
+from spectra.engine import basis, certified, dense
 from spectra.engine.cost import MOST_STEPS, Machine, predicted
 from spectra.engine.decomposition import SVD
 from spectra.engine.krylov import Operator
 from spectra.engine.leading import Leading, leading
-from spectra.engine.resemblance import SIDES, Resemblance, Side, compared
+from spectra.engine.quadrature import Quadrature
+from spectra.engine.resemblance import SIDES, Resemblance, Side, compared, interval, rounding_of
+from spectra.engine.update_spectrum import SPECTRA, update_spectrum
 from spectra.errors import MachineError, UsageError
 from spectra.text import count, listing, nearest, show
 from spectra.updates import WeightPair
@@ -33,13 +35,14 @@ _RANGE = 1e-12, 1e12  # entries between which no product of float32 under- or ov
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a pair: k, epsilon, the sides, and the method."""
+    """What is asked of a pair: k, epsilon, the sides, the method, the device, and how the update's spectrum is had."""
 
     k: int = 10
     epsilon: float = 0.5
     sides: tuple[Side, ...] = SIDES[:1]
     method: str = "auto"
     device: str = "cpu"
+    spectrum: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Decompositions:
     """All that the metrics need of one pair, and how it was had.
 
     base_values, tuned_values : singular values of W0 and of W, descending: all on the exact path, all of W0 on
-    the basis path, else the leading ones (of W at least one more than was compared). update_values : all of dW.
+    the basis path, else the leading ones (of W at least one more than was compared). update_values : all of dW, or
+    the leading ones where `update_estimate` stands for the rest.
     moved : `u_j . dW v_j` of the leading vectors of W. resemblances : one a side.
     base : the full decomposition of W0 where there is one. method : the path taken; reason : why that one.
     """
@@ -60,6 +64,7 @@ class Decompositions:
     method: str
     reason: str
     base: SVD | None = None
+    update_estimate: Quadrature | None = None
 
 
 def require_method(method: str) -> str:
@@ -67,6 +72,13 @@ def require_method(method: str) -> str:
     if method not in METHODS:
         raise UsageError(f"method '{show(method)}' is unknown{_did_you_mean(method, METHODS)} {_choice(METHODS)}")
     return method
+
+
+def require_spectrum(spectrum: str) -> str:
+    """Return the word for how the update's spectrum is had, or refuse one that there is not."""
+    if spectrum not in SPECTRA:
+        raise UsageError(f"spectrum '{show(spectrum)}' is unknown{_did_you_mean(spectrum, SPECTRA)} {_choice(SPECTRA)}")
+    return spectrum
 
 
 def require_device(device: str) -> str:
@@ -102,9 +114,7 @@ def decompose(pair: WeightPair, request: Request | None = None, *, base: SVD | N
     Raises DecompositionError (or NonFiniteError) as `dense.svd` does.
     """
     request = request or Request()
-    wanted = request.method
-    if wanted == "auto":
-        wanted = _cheapest(pair, request, base)
+    wanted = method_for(pair, request, base)
     if wanted == "basis":
         return _by_basis(pair, request, base)
     if wanted == "certified":
@@ -112,30 +122,32 @@ def decompose(pair: WeightPair, request: Request | None = None, *, base: SVD | N
     return _exact(pair, request, base, "")
 
 
-def _cheapest(pair: WeightPair, request: Request, base: SVD | None) -> str:
+def method_for(pair: WeightPair, request: Request, base: SVD | None) -> str:
+    """Return the method that a request means for a pair: the one asked for, or the cheapest."""
+    if request.method != "auto":
+        return request.method
     machine = Machine.of(request.device)
     rank = None if pair.update.factors is None else pair.update.factors[0].shape[1]
     costs = predicted(machine, pair.shape, k=request.k, sides=len(request.sides), rank=rank, has_base=base is not None)
-    if not _suits(pair, request):
+    if not suits(pair.shape, request):
         costs.pop("certified", None)
     return min(costs, key=lambda method: costs[method])
 
 
-def _suits(pair: WeightPair, request: Request) -> bool:
+def suits(shape: tuple[int, int], request: Request) -> bool:
     """Whether a Krylov space of the leading directions is much smaller than the whole."""
-    return min(pair.shape) >= max(_SMALLEST, 6 * request.k)
+    return min(shape) >= max(_SMALLEST, 6 * request.k)
 
 
-def update_values(pair: WeightPair, device: str) -> tuple[torch.Tensor, str]:
-    """Return the singular values of dW, from its factors where it has them, and how they were had."""
-    if pair.update.factors is not None:
-        return factored.svd(*pair.update.factors).S, "the update from its factors, never formed"
-    return dense.singular_values(pair.update.dense(), device=device), "the update by its singular values alone"
+def _update_spectrum(pair: WeightPair, request: Request) -> tuple[torch.Tensor, str, Quadrature | None]:
+    exact = request.method == "exact" and request.spectrum == "auto"
+    return update_spectrum(pair, "exact" if exact else request.spectrum, request.device)
 
 
 def _exact(pair: WeightPair, request: Request, base: SVD | None, because: str) -> Decompositions:
-    values, path = update_values(pair, request.device)
-    base = dense.svd(pair.base, device=request.device) if base is None else base
+    values, path, estimated = _update_spectrum(pair, request)
+    if base is None or base.vector_error:  # the reference takes no vector that is not as it was computed
+        base = dense.svd(pair.base, device=request.device)
     tuned = dense.svd(pair.tuned(), device=request.device)
     compare = max(request.k, SWEPT)
     U, V = tuned.U[:, :compare], tuned.Vh[:compare].T
@@ -148,6 +160,7 @@ def _exact(pair: WeightPair, request: Request, base: SVD | None, because: str) -
         method="exact",
         reason=f"full SVD of base and tuned ({tuned.method}); {path}{because}",
         base=base,
+        update_estimate=estimated,
     )
 
 
@@ -158,63 +171,107 @@ def _moved(pair: WeightPair, U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
 
 
 def _certified(pair: WeightPair, request: Request) -> Decompositions:
+    because = rejected(pair, request)
+    if because is not None:
+        return _exact(pair, request, None, f"; {because}")
+    (found,) = certified_batch([pair], request)
+    return found or _exact(pair, request, None, "; the certified path left a vector undecided")
+
+
+def rejected(pair: WeightPair, request: Request) -> str | None:
+    """Say why the certified path does not suit a pair, None where it does."""
     m, n = pair.shape
-    if not _suits(pair, request):
-        return _exact(pair, request, None, f"; {m} x {n} is too small for the certified path")
+    if not suits(pair.shape, request):
+        return f"{m} x {n} is too small for the certified path"
     largest = float(torch.linalg.vector_norm(pair.base, torch.inf))
-    if not _RANGE[0] < largest < _RANGE[1]:
-        return _exact(pair, request, None, "; its entries leave the range of float32 products")
-    base, tuned = operators(pair, request.device)
+    return None if _RANGE[0] < largest < _RANGE[1] else "its entries leave the range of float32 products"
+
+
+def certified_batch(pairs: Sequence[WeightPair], request: Request) -> list[Decompositions | None]:
+    """Answer a request for pairs of one shape and one kind of update (factored or not) at once.
+
+    None stands for a pair with an undecided vector: that is for the exact path.
+    """
+    base, tuned = operators(pairs, request.device)
     found = leading(tuned, request.k)
     question = certified.Question(request.epsilon, max(request.k, _SPAN))
     machine = Machine.of(request.device)
-    most = MOST_STEPS if request.method == "certified" else machine.most_steps(pair.shape, request.k)
-    sides: list[Resemblance] = []
-    for side in request.sides:
-        (own,) = certified.certify(base, found, side=side, question=question, most=most)
-        if own is None:
-            return _exact(pair, request, None, "; the certified path left a vector undecided")
-        sides.append(own)
-    values, path = update_values(pair, request.device)
-    base_values = max((side.base_values for side in sides), key=len)
+    most = MOST_STEPS if request.method == "certified" else machine.most_steps(pairs[0].shape, request.k)
     precision = str(tuned.like.dtype).removeprefix("torch.")
-    return Decompositions(
-        base_values=base_values,
-        tuned_values=found.S[0],
-        update_values=values,
-        moved=_moved(pair, found.U[0].T.cpu(), found.V[0].T.cpu()),
-        resemblances=tuple(sides),
-        method="certified",
-        reason=f"block Krylov in {precision}, {found.steps} steps for W and {max(side.steps for side in sides)} for "
-        f"the certificate; {path}",
-    )
+    del tuned  # W of dense updates is formed: what follows needs its memory
+    sides = [certified.certify(base, found, side=side, question=question, most=most) for side in request.sides]
+    U, V = found.U.cpu(), found.V.cpu()
+    results: list[Decompositions | None] = []
+    for member, pair in enumerate(pairs):
+        own = [side[member] for side in sides]
+        known = tuple(side for side in own if side is not None)
+        if len(known) < len(own):
+            results.append(None)
+            continue
+        values, path, estimated = _update_spectrum(pair, request)
+        steps = max(side.steps for side in known)
+        results.append(
+            Decompositions(
+                base_values=max((side.base_values for side in known), key=len),
+                tuned_values=found.S[member].cpu(),
+                update_values=values,
+                moved=_moved(pair, U[member].T, V[member].T),
+                resemblances=known,
+                method="certified",
+                reason=f"block Krylov in {precision} on {request.device}, {found.steps} steps for W and {steps} for the "
+                f"certificate; {path}",
+                update_estimate=estimated,
+            )
+        )
+    return results
 
 
-def operators(pair: WeightPair, device: str) -> tuple[Operator, Operator]:
-    """Return W0 and W as operators of a batch of one: W fused where the update has factors, else formed."""
-    dtype = torch.float64 if min(pair.shape) <= _FINE_UP_TO else torch.float32
-    base = pair.base.to(device=device, dtype=dtype)[None]
-    if pair.update.factors is None:
-        return Operator(base), Operator(base + pair.update.dense().to(base))
-    B, A = (factor.to(base)[None] for factor in pair.update.factors)
+def operators(pairs: Sequence[WeightPair], device: str) -> tuple[Operator, Operator]:
+    """Return W0 and W of pairs of one shape as operators: W fused where the updates have factors, else formed.
+
+    On CUDA a base that is stored in bfloat16 is multiplied in bfloat16 (see `Operator`), and no vector of float32
+    is rounded by it. Factors of lower rank than the batch's largest are padded with zeros.
+    """
+    shape = pairs[0].shape
+    fine = min(shape) <= _FINE_UP_TO
+    factored_ = all(pair.update.factors is not None for pair in pairs)
+    half = device != "cpu" and not fine and factored_ and all(p.base_storage.dtype == "bfloat16" for p in pairs)
+    dtype = torch.bfloat16 if half else torch.float64 if fine else torch.float32
+    base = _stacked([pair.base for pair in pairs], device, dtype)
+    if not factored_:
+        return Operator(base), Operator(base + _stacked([pair.update.dense() for pair in pairs], device, dtype))
+    wide = torch.promote_types(dtype, torch.float32)
+    factors = [pair.update.factors for pair in pairs if pair.update.factors is not None]
+    rank = max(B.shape[1] for B, _ in factors)
+    B = _stacked([torch.nn.functional.pad(B, (0, rank - B.shape[1])) for B, _ in factors], device, wide)
+    A = _stacked([torch.nn.functional.pad(A, (0, 0, 0, rank - A.shape[0])) for _, A in factors], device, wide)
     return Operator(base), Operator(base, B, A)
+
+
+def _stacked(matrices: Sequence[torch.Tensor], device: str, dtype: torch.dtype) -> torch.Tensor:
+    """Put matrices into one batch on the device; a batch of one on the CPU is a view where the dtype allows."""
+    moved = [matrix.to(device).to(dtype) for matrix in matrices]
+    return moved[0][None] if len(moved) == 1 else torch.stack(moved)
 
 
 def _by_basis(pair: WeightPair, request: Request, base: SVD | None) -> Decompositions:
     made = base is None
     base = dense.svd(pair.base, device=request.device) if base is None else base
-    if not _suits(pair, request):
+    if not suits(pair.shape, request):
         m, n = pair.shape
         return _exact(pair, request, base, f"; {m} x {n} is too small for the basis path")
-    values, path = update_values(pair, request.device)
-    told = "the base decomposed for it" if made else "the base known"
+    values, path, estimated = _update_spectrum(pair, request)
+    told = "the base decomposed for it" if made else f"the base known ({base.method})"
     if pair.update.factors is None:
-        return _dense_in_basis(pair, request, base, values, f"{told}; {path}")
+        by_products = _krylov_in_basis(pair, request, base, values, f"{told}; {path}")
+        return replace(by_products, update_estimate=estimated)
     B, A = (factor[None] for factor in pair.update.factors)
     inside = basis.coordinates(base, B, A)
     found = basis.top(inside, request.k)
     sides = tuple(basis.resemblances(inside, found, side)[0] for side in request.sides)
-    if _unsettled(sides, request.epsilon):
+    if unsettled(sides, request.epsilon):
+        if base.vector_error:  # the coordinates are as inexact as the vectors; the leading vectors of W need not be
+            return _krylov_in_basis(pair, request, base, values, f"{told}; {path}")
         return _exact(pair, request, base, "; the basis path left a vector undecided")
     moved = basis.moved(inside, found)[0]
     return Decompositions(
@@ -222,11 +279,12 @@ def _by_basis(pair: WeightPair, request: Request, base: SVD | None) -> Decomposi
     )
 
 
-def _dense_in_basis(pair: WeightPair, request: Request, base: SVD, values: torch.Tensor, path: str) -> Decompositions:
-    _, tuned = operators(pair, request.device)
+def _krylov_in_basis(pair: WeightPair, request: Request, base: SVD, values: torch.Tensor, path: str) -> Decompositions:
+    """Find the leading vectors of W by its products, and compare them with all base vectors."""
+    _, tuned = operators([pair], request.device)
     found = leading(tuned, request.k)
-    sides = tuple(_against(base, found, side) for side in request.sides)
-    if _unsettled(sides, request.epsilon):
+    sides = tuple(against(base, found, side) for side in request.sides)
+    if unsettled(sides, request.epsilon):
         return _exact(pair, request, base, "; the basis path left a vector undecided")
     moved = _moved(pair, found.U[0].T.cpu(), found.V[0].T.cpu())
     return Decompositions(
@@ -234,18 +292,18 @@ def _dense_in_basis(pair: WeightPair, request: Request, base: SVD, values: torch
     )
 
 
-def _against(base: SVD, found: Leading, side: Side) -> Resemblance:
+def against(base: SVD, found: Leading, side: Side) -> Resemblance:
     """Compare leading tuned vectors with every base vector, which are all known."""
     vectors = (found.U if side == "left" else found.V)[0].cpu()
     known = base.vectors(side)
     every = (known.T @ vectors.T.to(known)).abs().double().clamp_max(1)
-    similarity, error = every.amax(0), found.error[0]
+    least, most = interval(every, base.S.double(), rounding_of(base), found.error[0].cpu() + base.vector_error)
     return Resemblance(
-        side, base.shape, every, base.S.double(), torch.zeros_like(similarity), (similarity - error).clamp(0, 1),
-        (similarity + error).clamp(0, 1), found.residual[0], found.steps, float(found.missed[0]),
+        side, base.shape, every, base.S.double(), torch.zeros_like(least), least, most, found.residual[0].cpu(),
+        found.steps, float(found.missed[0]),
     )  # fmt: skip
 
 
-def _unsettled(sides: Sequence[Resemblance], epsilon: float) -> bool:
+def unsettled(sides: Sequence[Resemblance], epsilon: float) -> bool:
     """Whether epsilon lies inside the interval of some vector."""
     return any(bool(((side.found < epsilon) & (side.bound >= epsilon)).any()) for side in sides)

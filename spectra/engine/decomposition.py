@@ -17,6 +17,8 @@ class SVD:
     residual : `||matrix - U S Vh|| / ||matrix||` and orthogonality : `||U^T U x - x|| / ||x||`, both
     estimated with eight fixed random vectors (0 where the matrix is zero or empty).
     method : the driver and precision that gave it ("gesdd float32"); device : where it ran.
+    vector_error : bound on the spectral norm of what keeping the vectors in fewer bits has changed, on either
+    side: no vector is farther than that from the one that was computed. 0 where they are as computed.
 
     Signs are arbitrary, and vectors of tied singular values are an arbitrary basis of their space.
     """
@@ -28,6 +30,7 @@ class SVD:
     orthogonality: float
     method: str
     device: str = "cpu"
+    vector_error: float = 0.0
 
     def __post_init__(self) -> None:
         q = len(self.S)
@@ -61,14 +64,13 @@ def relative_gaps(values: torch.Tensor) -> torch.Tensor:
     return torch.where(S > 0, gaps / S.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(S))
 
 
-def resolution(values: torch.Tensor, shape: tuple[int, int]) -> float:
+def resolution(largest: float, shape: tuple[int, int]) -> float:
     """Return the size below which singular values, and differences of them, are rounding of float32.
 
     `8 eps sigma_1`, above 1024 rows or columns `sqrt(max(m, n)) / 4` times `eps sigma_1`: 2 to 7 eps were
-    measured at 64 to 2000.
+    measured at 64 to 2000. largest : sigma_1.
     """
-    roundings = max(8.0, max(shape) ** 0.5 / 4)
-    return float(torch.finfo(torch.float32).eps * roundings * values[0]) if len(values) else 0.0
+    return float(torch.finfo(torch.float32).eps * max(8.0, max(shape) ** 0.5 / 4) * largest)
 
 
 def check(matrix: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:

@@ -10,8 +10,10 @@ import torch
 from spectra.engine.certificate import chance_hidden
 from spectra.engine.krylov import WIDTH, Krylov, Linear, Ritz, random_rows
 
-_FIRST, _MOST = 4, 24
+_MOST = 24
 _DISTINCT = 0.05  # error above which a vector is not told from its neighbour
+_LOOKS, _LOOKS_CUDA = (4, 1), (10, 3)  # steps before the first look and between two: a look costs more on CUDA
+_FOUND = 0.1  # residual over gap below which a Ritz vector is a singular vector that was found
 _SURE = 1e-6  # chance of an overlooked value at which no further step is needed
 _ENOUGH = 1e-3  # error of a vector at which it needs no further step
 _SPARE = 6  # columns beyond k: the more, the faster the last vectors come
@@ -39,6 +41,19 @@ class Leading:
     steps: int
 
 
+    def part(self, members: list[int]) -> "Leading":
+        """The same for some matrices of the batch."""
+        index = torch.tensor(members)
+
+        def of(part: torch.Tensor) -> torch.Tensor:
+            return part[index.to(part.device)]
+
+        return Leading(
+            of(self.U), of(self.V), of(self.S), of(self.residual), of(self.error), of(self.label), of(self.missed),
+            self.steps,
+        )  # fmt: skip
+
+
 def width_for(columns: int) -> int:
     """Return the block width that holds this many columns."""
     return WIDTH * -(-columns // WIDTH)
@@ -50,7 +65,7 @@ def leading(
     *,
     start: torch.Tensor | None = None,
     seed: int = 0,
-    first: int = _FIRST,
+    first: int | None = None,
     most: int = _MOST,
 ) -> Leading:
     """Find the top k singular triplets of every matrix of a batch.
@@ -69,37 +84,49 @@ def leading(
     g, m, n = operator.shape
     flipped = m > n
     if flipped:
-        operator, m, n = operator.T, n, m
+        operator, m, n = operator.transposed, n, m
     random = start is None
     start = random_rows(g, min(width_for(k + _SPARE), m), m, operator.like, seed) if start is None else start
     width = start.shape[1]
     most = max(1, min(most, m // width - 1))
     space = Krylov(operator, start, most)
-    space.grow(min(first, most))
+    usual, at_once = _LOOKS_CUDA if start.is_cuda else _LOOKS
+    space.grow(min(usual if first is None else first, most))
     while True:
         ritz = space.ritz()
-        missed = [_missed(values, k, space.steps, m, width) if random else 1.0 for values in ritz.values]
+        missed = _missed(ritz, k, space.steps, m, width) if random else [1.0] * g
         if space.steps >= most or not (_improvable(ritz, k) or (random and max(missed) > _SURE)):
             break
-        space.grow()
+        space.grow(min(at_once, most - space.steps))
     S = ritz.values[:, : k + 1].clamp_min(0).sqrt()
     chosen = ritz.vectors[:, :, :k].mT
     U, V = space.vectors(chosen), space.images_of(chosen)
     V = V / V.norm(dim=2, keepdim=True).clamp_min(torch.finfo(V.dtype).tiny)
     U, V = (V, U) if flipped else (U, V)
     residual = ritz.residuals()[:, :k] / S[:, :k].clamp_min(1e-300) / S[:, :1].clamp_min(1e-300)
-    error, label = _errors(ritz, k)
+    error, label = errors(ritz, k)
     return Leading(U, V, S, residual, error, label, torch.tensor(missed, dtype=torch.float64), space.steps)
 
 
-def _missed(values: torch.Tensor, k: int, steps: int, m: int, width: int) -> float:
-    """Bound the chance that a value above the k-th was overlooked."""
-    if len(values) <= k or values[k - 1] <= 0:
-        return 1.0
-    return chance_hidden(float((values[k - 1] - values[k]) / values[k].clamp_min(1e-300)), steps, m, width)
+def _missed(ritz: Ritz, k: int, steps: int, m: int, width: int) -> list[float]:
+    """Bound, for each matrix, the chance that a value above the k-th was overlooked.
+
+    Ritz vectors after the k-th that have converged as well are found too: the first that has not is what an
+    overlooked value would have to hide behind.
+    """
+    found = []
+    for values, residuals in zip(ritz.values.cpu(), ritz.residuals().cpu(), strict=True):
+        converged = residuals[k:-1] < _FOUND * (values[k:-1] - values[k + 1 :])
+        behind = k + int(converged.long().cumprod(0).sum())
+        if behind >= len(values) or values[k - 1] <= 0:
+            found.append(1.0)
+            continue
+        beyond = float((values[k - 1] - values[behind]) / values[behind].clamp_min(1e-300))
+        found.append(chance_hidden(beyond, steps, m, width))
+    return found
 
 
-def _errors(ritz: Ritz, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def errors(ritz: Ritz, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Bound the error of each leading vector by Wedin's theorem, residual over gap, and label clusters. [g, k] each
 
     Vectors that their gap leaves undetermined (error above 5 %) are joined with the neighbour that is too
@@ -123,6 +150,6 @@ def _errors(ritz: Ritz, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _improvable(ritz: Ritz, k: int) -> bool:
     """Whether some vector is not accurate yet and its residual is more than rounding."""
-    error, _ = _errors(ritz, k)
+    error, _ = errors(ritz, k)
     above_rounding = ritz.leak[:, :, :k].norm(dim=1) > ritz.rounding[:, None]
     return bool(((error > _ENOUGH) & above_rounding).any())

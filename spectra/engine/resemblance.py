@@ -5,11 +5,14 @@ from typing import Literal
 
 import torch
 
-from spectra.engine.decomposition import SVD
+from spectra.engine.decomposition import SVD, resolution
 from spectra.errors import UsageError
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = ("left", "right")
+_CONTENDERS = 16  # base vectors most like a tuned one, among which the most like is
+_TINY = 1e-300
+_FINER = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +73,32 @@ def compared(base: SVD, tuned: SVD, *, k: int, side: Side = "left") -> Resemblan
     similarity = every.amax(0) if len(every) else every.new_zeros(every.shape[1])
     nothing, residual = torch.zeros_like(similarity), torch.full_like(similarity, tuned.residual)
     return Resemblance(side, base.shape, every, base.S.double(), nothing, similarity, similarity, residual)
+
+
+def interval(
+    cosines: torch.Tensor, values: torch.Tensor, rounding: float, error: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return found and bound [..., K] of tuned vectors whose |cos| with every base vector are known, [..., p, K].
+
+    values : [p], the base's. rounding : of its decomposition, see `rounding_of`. error : [..., K], how far each tuned
+    vector may be off.
+
+    The base's own vectors are as exact as its precision lets them be: rounding of size rho turns vector i towards
+    vector l by at most about `rho / |s_i - s_l|`, and no further than all the way, so a cosine may be off by
+    `sqrt(sum_l (cos_l min(1, rho / |s_i - s_l|))^2)`. That is small where the value stands alone, and inside a tie it
+    spans what the tied vectors can be turned into.
+    """
+    rows = cosines.mT  # [..., K, p]
+    contenders, index = rows.topk(min(_CONTENDERS, rows.shape[-1]), dim=-1)  # [..., K, c]
+    turned = (rounding / (values[index][..., None] - values).abs().clamp_min(_TINY)).clamp_max(1)
+    turned.scatter_(-1, index[..., None], 0.0)
+    off = (turned * rows[..., None, :]).norm(dim=-1)
+    least, most = (contenders - off).amax(-1) - error, (contenders + off).amax(-1) + error
+    return least.clamp(0, 1), most.clamp(0, 1)
+
+
+def rounding_of(base: SVD) -> float:
+    """Return the error of singular values in the precision that a base was decomposed in."""
+    largest = float(base.S[0]) if len(base.S) else 0.0
+    fine = base.S.dtype == torch.float64 and base.U.dtype == torch.float64
+    return resolution(largest, base.shape) * (_FINER if fine else 1.0)

@@ -39,6 +39,11 @@ class Pairs:
         self._chosen = frozenset(chosen)
 
     @property
+    def alphas(self) -> dict[str, dict[str, float]]:
+        """For each adapted base key, chosen or not, the alpha of every module of the adapter that adapts it."""
+        return self._plan.alphas
+
+    @property
     def tuned_header(self) -> Header:
         """The header of the tuned side: files, tensors, container."""
         return self._plan.source.header

@@ -44,13 +44,18 @@ class Planned:
 
 @dataclass(slots=True)
 class Plan:
-    """The whole reading of one tuned model against its base."""
+    """The whole reading of one tuned model against its base.
+
+    alphas : for each adapted base key, the alpha of every module that adapts it, by the module's name in the
+    adapter's configuration.
+    """
 
     info: TunedInfo
     source: TensorSource
     pairs: dict[str, Planned] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    alphas: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(self, planned: Planned) -> None:
         self.pairs[planned.key] = planned

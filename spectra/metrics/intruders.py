@@ -135,13 +135,13 @@ def intruders(
     top = len(similarity)
     if top == 0:
         return no_intruders(k, epsilon, side, max(k, novelty_span))
-    present = known > resolution(known, shape)
+    present = known > _least(known, shape)
     span = min(max(k, novelty_span), len(known))
     novelty = (1 - overlaps[:span][present[:span]].square().sum(0)).clamp(0, 1)
     cluster, tied = _clusters(known, shape, overlaps, tie, epsilon, dimension)
     below = similarity < epsilon
     sigma = tuned_values[:top].double()
-    defined = sigma > resolution(tuned_values, shape)
+    defined = sigma > _least(tuned_values, shape)
     verdict = _verdicts(below, tied | ~defined, novelty <= rotated_below)
     share = torch.where(defined, moved[:top] / sigma, torch.zeros_like(sigma))
     return Intruders(
@@ -185,6 +185,10 @@ def _nearest(resemblance: Resemblance, top: int) -> tuple[int | None, ...]:
     return tuple(int(place) if known else None for place, known in zip(index.tolist(), sure, strict=True))
 
 
+def _least(values: torch.Tensor, shape: tuple[int, int]) -> float:
+    return resolution(float(values[0]), shape) if len(values) else 0.0
+
+
 def _clusters(
     values: torch.Tensor, shape: tuple[int, int], overlaps: torch.Tensor, tie: float, epsilon: float, dimension: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,7 +200,7 @@ def _clusters(
     nothing = overlaps.new_zeros(overlaps.shape[1])
     if not len(values):
         return nothing, nothing.bool()
-    S, least = values.double(), resolution(values, shape)
+    S, least = values.double(), _least(values, shape)
     chained = ((S[:-1] - S[1:]) <= (tie * S[:-1]).clamp_min(least)) & (S[1:] > least)
     label = torch.cat([chained.new_zeros(1), ~chained]).cumsum(0)
     projection = overlaps.new_zeros(int(label[-1]) + 1, overlaps.shape[1])
@@ -239,6 +243,6 @@ def no_intruders(k: int, epsilon: float, side: Side, span: int = NOVELTY_SPAN) -
     counts = tuple(tuple(0 for _ in SWEEP_EPSILON) for _ in SWEEP_K)
     far = float("inf")
     return Intruders(
-        k, epsilon, side, (), (), (), (), (), (), (), span, (), (), (), (), 0.0, far, 0.0, 0, 0.0, SWEEP_K, SWEEP_EPSILON,
-        counts,
+        k, epsilon, side, (), (), (), (), (), (), (), span, (), (), (), (), 0.0, far, 0.0, 0, 0.0, SWEEP_K,
+        SWEEP_EPSILON, counts,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from spectra.metrics.intruders import Intruders, intruders
 from spectra.metrics.noise import Floor, coarser, rounding_floor
 from spectra.metrics.norms import Norms, norms
 from spectra.metrics.place import Place, place
-from spectra.metrics.ranks import Ranks, ranks
+from spectra.metrics.ranks import Ranks, estimated_ranks, ranks
 from spectra.metrics.spectrum import Spectrum, spectrum
 from spectra.text import show
 from spectra.updates import Storage, WeightPair
@@ -115,15 +115,14 @@ def _block(side: Intruders) -> dict[str, Any]:
 
 def measure(pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: float = 0.5) -> Layer:
     """Measure one decomposed pair: ranks, norms, rounding floor, intruders on each side compared, spectra."""
-    update = pair.update.dense()
-    floor = rounding_floor(pair.base, update, coarser(pair.base_storage.dtype, _rounded_to(pair)))
-    size = norms(pair.base, update, found.base_values, found.update_values)
+    floor = rounding_floor(pair.base, pair.update, coarser(pair.base_storage.dtype, _rounded_to(pair)))
+    size = norms(pair.base, pair.update, found.base_values, found.update_values)
     return Layer(
         **identity(pair),
         status=OK,
         reason="",
         method=found.method,
-        rank=ranks(found.update_values, pair.shape, floor=floor.edge, allotted=pair.allotted),
+        rank=_ranks(found, pair, floor.edge),
         norm=size,
         floor=floor,
         intruders=tuple(
@@ -135,6 +134,12 @@ def measure(pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: fl
     )
 
 
+def _ranks(found: Decompositions, pair: WeightPair, floor: float) -> Ranks:
+    if found.update_estimate is not None:
+        return estimated_ranks(found.update_estimate, pair.shape, floor=floor, allotted=pair.allotted)
+    return ranks(found.update_values, pair.shape, floor=floor, allotted=pair.allotted)
+
+
 def _rounded_to(pair: WeightPair) -> str:
     """The dtype that W was rounded to: only a weight stored in full was, an adapter's factors were not."""
     return pair.update_storage.dtype if pair.update.kind == "dense" else pair.base_storage.dtype
@@ -143,15 +148,14 @@ def _rounded_to(pair: WeightPair) -> str:
 def unmeasured(pair: WeightPair, status: str, reason: str, intruders: tuple[Intruders, ...] = ()) -> Layer:
     """Return the row of a pair that was not decomposed: a zero update (which has no intruders) or a failure."""
     zero = status == ZERO
+    nothing = pair.base.new_zeros(0)
     return Layer(
         **identity(pair),
         status=status,
         reason=reason,
         method="none",
-        rank=ranks(pair.base.new_zeros(0), pair.shape, allotted=pair.allotted) if zero else None,
-        norm=norms(pair.base, pair.base.new_zeros(pair.shape), pair.base.new_zeros(0), pair.base.new_zeros(0))
-        if zero
-        else None,
+        rank=ranks(nothing, pair.shape, allotted=pair.allotted) if zero else None,
+        norm=norms(pair.base, pair.base.new_zeros(1, 1).expand(pair.shape), nothing, nothing) if zero else None,
         intruders=intruders,
         notes=pair.notes,
     )

@@ -1,13 +1,16 @@
 """The rounding floor: how large a singular value the dtype of a file can fake by itself."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from spectra.metrics.blocks import row_blocks
+from spectra.updates import Update
 
 _MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
-_MIN_EXPONENT = {"bfloat16": -126, "float16": -14, "float32": -126, "float64": -1022}
+_MIN_EXPONENT = {"float16": -14}  # the others': float32's own, which no weight is read below
+_EXPONENT_BITS = 0x7F800000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +41,28 @@ def coarser(first: str, second: str) -> str:
 
 
 def ulp(weights: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Return the spacing of `dtype` at each weight [m, n]: `2^(floor(log2 |w|) - t)`, t mantissa bits.
+    """Return the spacing of `dtype` at each weight [m, n] of float32: `2^(floor(log2 |w|) - t)`, t mantissa bits.
 
     Below the smallest normal number, and at zero, it is the spacing of the subnormal numbers.
     """
-    bits, lowest = _MANTISSA_BITS.get(dtype, 23), _MIN_EXPONENT.get(dtype, -126)
-    exponent = torch.where(weights == 0, lowest, torch.frexp(weights)[1] - 1)
-    return torch.ldexp(torch.ones_like(weights), exponent.clamp_min(lowest) - bits)
+    return _power(weights, dtype).mul_(2.0 ** -_MANTISSA_BITS.get(dtype, 23))
 
 
-def rounding_floor(base: torch.Tensor, update: torch.Tensor, dtype: str) -> Floor:
-    """Return the rounding floor of an update of `base` [m, n] stored in `dtype`.
+def _power(weights: torch.Tensor, dtype: str) -> torch.Tensor:
+    """The power of two at or below each |w|, which is w without its sign and mantissa bits, but none of subnormals."""
+    power = (weights.view(torch.int32) & _EXPONENT_BITS).view(torch.float32)
+    return power.clamp_min_(_lowest(dtype))
+
+
+def _lowest(dtype: str) -> float:
+    return float(2.0 ** _MIN_EXPONENT.get(dtype, -126))
+
+
+def rounding_floor(base: torch.Tensor, update: torch.Tensor | Update, dtype: str) -> Floor:
+    """Return the rounding floor of an update of `base` [m, n], both float32, stored in `dtype`.
 
     Each entry has the rounding of the larger of the base and the tuned weight, so that an update that
-    outgrows its base has the floor of what was stored. Cost: a few passes over the matrix. The level
+    outgrows its base has the floor of what was stored. Cost: a few passes over blocks of rows. The level
     matches a real round trip to 0.2 % (2048 x 2048). The edges are those of the average noise: where all
     weights lie within one power of two, so that the two edges agree, the largest noise value still stands
     above them in about one matrix of ten, by 1 %.
@@ -61,15 +72,32 @@ def rounding_floor(base: torch.Tensor, update: torch.Tensor, dtype: str) -> Floo
         return Floor(dtype, 0.0, 0.0, 0.0, 0.0)
     of_columns = torch.zeros(n, dtype=torch.float64)
     largest_row, touched, lost = 0.0, 0, 0
+    finer = 2.0 ** (_MANTISSA_BITS.get(dtype, 23) + 1)
     for W0, dW in row_blocks(base, update):
-        spacing = ulp(W0, dtype)
-        larger = torch.maximum(W0.abs(), (W0 + dW).abs())
-        variance = torch.where(larger == 0, torch.zeros_like(W0), ulp(larger, dtype).square() / 12)
-        of_columns += variance.sum(0)
-        largest_row = max(largest_row, variance.sum(1).max().item())
-        moved = dW != 0
-        touched += int(moved.sum())
-        lost += int((moved & (dW.abs() < spacing / 2)).sum())
+        W = W0 + dW
+        power = _power(W0, dtype)
+        still = dW.numel() - int(torch.count_nonzero(dW))  # entries that did not move are smaller than any step too
+        touched += dW.numel() - still
+        lost += int(torch.count_nonzero(dW.abs().mul_(finer) < power)) - still
+        larger = torch.maximum(power, _power(W, dtype))
+        of_rows, of_block, unit = _squared_sums(larger, W0, W, dtype)
+        of_columns += of_block.double() * unit
+        largest_row = max(largest_row, of_rows.max().item() * unit)
     sigma = (of_columns.sum().item() / (m * n)) ** 0.5
     uneven = largest_row**0.5 + of_columns.max().item() ** 0.5
     return Floor(dtype, sigma, sigma * (m**0.5 + n**0.5), uneven, lost / max(touched, 1))
+
+
+def _squared_sums(
+    power: torch.Tensor, W0: torch.Tensor, W: torch.Tensor, dtype: str
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Sum the rounding variances `ulp^2 / 12` by rows and by columns, in units that keep the squares within float32.
+
+    power is overwritten. An entry that is zero before and after carries no noise.
+    """
+    least, most = torch.aminmax(power)
+    exponent = math.frexp(most.item())[1]
+    power.mul_(2.0**-exponent).square_()
+    if least.item() <= _lowest(dtype):
+        power.mul_((W0 != 0) | (W != 0))
+    return power.sum(1), power.sum(0), float(4.0 ** (exponent - _MANTISSA_BITS.get(dtype, 23)) / 12)

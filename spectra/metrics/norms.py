@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from spectra.metrics.blocks import row_blocks
+from spectra.updates import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,16 @@ class Norms:
     cosine: float
 
 
-def norms(base: torch.Tensor, update: torch.Tensor, base_values: torch.Tensor, update_values: torch.Tensor) -> Norms:
+def norms(
+    base: torch.Tensor, update: torch.Tensor | Update, base_values: torch.Tensor, update_values: torch.Tensor
+) -> Norms:
     """Measure an update against its base, both [m, n]; the singular values give the spectral norms."""
-    sums = torch.zeros(4, dtype=torch.float64)
-    for W0, dW in row_blocks(base, update):
-        W = W0 + dW
-        sums += torch.stack([W0.square().sum(), dW.square().sum(), W.square().sum(), (W0 * W).sum()])
-    size, change, tuned = sums[:3].sqrt().tolist()
+    sums = torch.zeros(3, dtype=torch.float64)
+    for rows in row_blocks(base, update):
+        W0, dW = (block.double().flatten() for block in rows)
+        sums += torch.stack([W0 @ W0, dW @ dW, W0 @ dW])
+    of_base, of_update, across = sums.tolist()
+    size, change, tuned = of_base**0.5, of_update**0.5, max(of_base + 2 * across + of_update, 0.0) ** 0.5
     product = size * tuned
     return Norms(
         base=size,
@@ -36,5 +40,5 @@ def norms(base: torch.Tensor, update: torch.Tensor, base_values: torch.Tensor, u
         ratio=change / size if size else (float("inf") if change else 0.0),
         base_spectral=base_values[0].item() if len(base_values) else 0.0,
         update_spectral=update_values[0].item() if len(update_values) else 0.0,
-        cosine=sums[3].item() / product if product else 0.0,
+        cosine=(of_base + across) / product if product else 0.0,
     )

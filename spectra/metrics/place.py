@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 _BLOCK = re.compile(r"^(?P<stack>(?:[^.]+\.)*?[^.]*?)\.(?P<block>\d+)\.(?P<module>.+)$")
 
@@ -17,6 +18,13 @@ class Place:
     stack: str
     block: int | None
     module: str
+
+
+class Placed(Protocol):
+    """A row of any table of matrices: it knows where its matrix sits."""
+
+    @property
+    def place(self) -> Place: ...
 
 
 def place(name: str) -> Place:

@@ -4,7 +4,24 @@ from dataclasses import dataclass
 
 import torch
 
+from spectra.engine.quadrature import Quadrature
+
 ENERGY_SHARES = (0.90, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class RankErrors:
+    """Half widths of the intervals around estimated ranks, of the same names: 95 % for what is random in them."""
+
+    effective: float
+    stable: float
+    participation: float
+    energy_90: int
+    energy_95: int
+    energy_99: int
+    numerical: int
+    above_floor: int
+    utilisation: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +33,7 @@ class Ranks:
     energy_90, energy_95, energy_99 : fewest directions that hold that share of `sum s^2`.
     numerical : values above `eps max(m, n) s_1`, eps of float32. above_floor : values above the
     rounding floor (see `noise`). allotted : the rank the method was given, None for full fine-tuning.
-    utilisation : effective / allotted.
+    utilisation : effective / allotted. error : None where all values are known, else how far the estimates may be off.
     """
 
     effective: float
@@ -29,6 +46,7 @@ class Ranks:
     above_floor: int
     allotted: int | None
     utilisation: float | None
+    error: RankErrors | None = None
 
 
 def ranks(values: torch.Tensor, shape: tuple[int, int], *, floor: float = 0.0, allotted: int | None = None) -> Ranks:
@@ -60,4 +78,37 @@ def ranks(values: torch.Tensor, shape: tuple[int, int], *, floor: float = 0.0, a
         above_floor=int((s > floor / top).sum()),
         allotted=allotted,
         utilisation=effective / allotted if allotted else None,
+    )
+
+
+def estimated_ranks(
+    found: Quadrature, shape: tuple[int, int], *, floor: float = 0.0, allotted: int | None = None
+) -> Ranks:
+    """Return all ranks of an update from a quadrature of its spectrum, with their errors. See `ranks`."""
+    effective, stable, participation = found.effective(), found.stable(), found.participation()
+    energy_90, energy_95, energy_99 = (found.energy_rank(share) for share in ENERGY_SHARES)
+    numerical = found.count(torch.finfo(torch.float32).eps * max(shape) * found.values[0].item())
+    above_floor = found.count(floor)
+    return Ranks(
+        effective=effective.value,
+        stable=stable.value,
+        participation=participation.value,
+        energy_90=energy_90.value,
+        energy_95=energy_95.value,
+        energy_99=energy_99.value,
+        numerical=numerical.value,
+        above_floor=above_floor.value,
+        allotted=allotted,
+        utilisation=effective.value / allotted if allotted else None,
+        error=RankErrors(
+            effective=effective.error,
+            stable=stable.error,
+            participation=participation.error,
+            energy_90=energy_90.error,
+            energy_95=energy_95.error,
+            energy_99=energy_99.error,
+            numerical=numerical.error,
+            above_floor=above_floor.error,
+            utilisation=effective.error / allotted if allotted else None,
+        ),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.metrics.layer import Layer
+from spectra.metrics.place import Placed
 
 OTHER = "other"
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -20,12 +21,12 @@ class Line:
     block: int | None
 
 
-def line_of(layer: Layer) -> Line:
+def line_of(layer: Placed) -> Line:
     where = layer.place
     return Line(where.stack, where.block)
 
 
-def lines_of(rows: Iterable[Layer]) -> list[Line]:
+def lines_of(rows: Iterable[Placed]) -> list[Line]:
     """Return the lines in reading order: stacks as they appear, blocks ascending, the rest last."""
     found = dict.fromkeys(line_of(layer) for layer in rows)
     stacks = list(dict.fromkeys(line.stack for line in found))
@@ -40,12 +41,12 @@ def line_names(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def module_of(layer: Layer) -> str:
+def module_of(layer: Placed) -> str:
     """Return the kind of module, expert and sub-block numbers as `*`: `experts.*.w1`."""
     return _NUMBER.sub("*", layer.place.module)
 
 
-def modules_of(rows: Iterable[Layer], limit: int) -> dict[str, str]:
+def modules_of(rows: Iterable[Placed], limit: int) -> dict[str, str]:
     """Return module -> the column that shows it, in base order, matrices outside the blocks last.
 
     Above `limit` columns, the modules with fewest matrices share a last one called "other".

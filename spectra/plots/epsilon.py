@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from spectra.analysis.diagnosis import Diagnosis
-from spectra.metrics.intruders import Intruders
+from spectra.metrics.intruders import SWEEP_EPSILON
 from spectra.metrics.layer import Layer
 from spectra.plots.arrange import joined, measured
 from spectra.plots.elements import PLAIN, legend, legend_room, nothing, words
@@ -31,8 +32,9 @@ def epsilon(reports: Mapping[str, Diagnosis], *, ax: Axes | None = None) -> Axes
 
     Notes
     -----
-    Counts are those of the sweep kept in each row, at the k nearest to the report's own. The dashed line is the
-    epsilon of the report; each grey tick is the expected similarity of a random direction in one matrix.
+    The k is the report's own. Where a similarity is known as an interval (certified answers), the line counts the
+    lower end, and the shade below it reaches to what the upper end leaves certain. The dashed line is the epsilon
+    of the report; each grey tick is the expected similarity of a random direction in one matrix.
 
     References
     ----------
@@ -47,33 +49,29 @@ def epsilon(reports: Mapping[str, Diagnosis], *, ax: Axes | None = None) -> Axes
     for order, (name, report) in enumerate(reports.items()):
         points = shares(measured(report))
         if points:
-            lines += ax.plot(*zip(*points, strict=True), **swatch(order), clip_on=False)
+            threshold, least, most = zip(*points, strict=True)
+            look = swatch(order)
+            lines += ax.plot(threshold, most, **look, clip_on=False)
+            if least != most:
+                ax.fill_between(threshold, least, most, color=look["color"], alpha=0.15, linewidth=0, label="_open")
             names.append(name)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.axvline(sides[0].epsilon, color=MUTED, linewidth=0.8, linestyle="--")
     ax.vlines([side.null for side in sides], 0.95, 1, color=MUTED, linewidth=0.5)
-    words(ax, x="threshold ε on the similarity |cos|", y=f"share of top-{nearest_k(sides[0])} directions below ε")
+    words(ax, x="threshold ε on the similarity |cos|", y=f"share of top-{sides[0].k} directions below ε")
     _notes(ax, sides[0].epsilon, min(side.null for side in sides))
     legend(ax, lines if len(reports) > 1 else [], names, "Intruders by threshold")
     return ax
 
 
-def nearest_k(side: Intruders) -> int:
-    """Return the k of the sweep that is nearest to the k asked for, the smaller of two."""
-    return min(side.sweep_k, key=lambda k: (abs(k - side.k), k))
-
-
-def shares(rows: list[Layer]) -> list[tuple[float, float]]:
-    """Return (epsilon, share of directions below it) over all rows and sides of one model."""
-    below: dict[float, int] = {}
-    examined = 0
-    for layer in rows:
-        for side in layer.intruders:
-            k = nearest_k(side)
-            examined += min(k, *layer.shape)
-            for threshold, count in zip(side.sweep_epsilon, side.sweep[side.sweep_k.index(k)], strict=True):
-                below[threshold] = below.get(threshold, 0) + count
-    return [(threshold, count / examined) for threshold, count in below.items()] if examined else []
+def shares(rows: list[Layer]) -> list[tuple[float, float, float]]:
+    """Return (epsilon, share certainly below it, share that may be) over all rows and sides of one model."""
+    sides = [side for layer in rows for side in layer.intruders]
+    found = np.array([value for side in sides for value in side.similarity])
+    bound = np.array([value for side in sides for value in side.similarity_bound])
+    if not len(found):
+        return []
+    return [(epsilon, float((bound < epsilon).mean()), float((found < epsilon).mean())) for epsilon in SWEEP_EPSILON]
 
 
 def _notes(ax: Axes, used: float, chance: float) -> None:

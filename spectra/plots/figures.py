@@ -11,11 +11,15 @@ from matplotlib.figure import Figure
 
 from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
+from spectra.analysis.sweep import ModelSweep
 from spectra.errors import MachineError
 from spectra.metrics.layer import Layer
 from spectra.plots.arrange import measured
+from spectra.plots.critical_scales import critical_scales
 from spectra.plots.epsilon import epsilon
 from spectra.plots.intruder_map import intruder_map
+from spectra.plots.law import law
+from spectra.plots.phase_curve import phase_curve
 from spectra.plots.rank import rank
 from spectra.plots.similarity import similarity_panels
 from spectra.plots.spectrum import spectrum
@@ -64,6 +68,22 @@ FIGURES: dict[str, Plot] = {
         update_size,
         "Size of each update relative to its base weight, by block, in Frobenius norms.",
     ),
+    "phase-curve": Plot(
+        phase_curve,
+        "Above: intruders of all matrices as the update is scaled, stacked by kind; dashed: as trained. Below: the "
+        "least similar leading direction of each matrix (thin) and the median of all; below the dashed line is an "
+        "intruder.",
+    ),
+    "critical-scales": Plot(
+        critical_scales,
+        "Scale of the update at which the first intruder of each block (line) and kind of module (column) appears. "
+        "Orange: before the scale it was trained to; blue: beyond it; >: none up to the largest scale.",
+    ),
+    "law": Plot(
+        law,
+        "Critical scale predicted by the threshold law against the exact one, one point a matrix; on the line it is "
+        "right, in the band within a factor of two. Hollow: no crossing up to the largest scale.",
+    ),
 }
 
 
@@ -86,6 +106,14 @@ def comparison_figures(comparison: ModelComparison) -> dict[str, Figure]:
     threshold = next(iter(models.values())).provenance["epsilon"]
     maps = {"similarity": comparison.maps} if comparison.maps else {}
     return _draw(maps, epsilon=threshold) | _draw(drawn)
+
+
+def sweep_figures(sweep: ModelSweep) -> dict[str, Figure]:
+    """Draw every figure that a sweep has data for."""
+    if not sweep.measured:
+        return {}
+    known = any(row.law is not None for row in sweep.measured)
+    return _draw({"phase-curve": sweep, "critical-scales": sweep} | ({"law": sweep} if known else {}))
 
 
 def most_telling(rows: Sequence[Layer]) -> Layer:

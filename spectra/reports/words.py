@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.loaders.plan import Skipped, TunedInfo
-from spectra.metrics.layer import Layer
+from spectra.metrics.place import Placed
 from spectra.text import count, listing, percent, quantity, show, size
 
 
@@ -83,7 +83,7 @@ def size_line(report: Diagnosis) -> str:
     return f"||dW|| / ||W0|| = {middle:.3g} (median), {largest:.3g} at most ({where(layer)})"
 
 
-def where(layer: Layer) -> str:
+def where(layer: Placed) -> str:
     """Name a matrix shortly: 'block 3 self_attn.q_proj'."""
     found = layer.place
     return show(found.module if found.block is None else f"block {found.block} {found.module}", 60)

@@ -22,7 +22,7 @@ LAYER = {
 }  # fmt: skip
 RANK = {
     "effective", "stable", "participation", "energy_90", "energy_95", "energy_99", "numerical", "above_floor",
-    "allotted", "utilisation",
+    "allotted", "utilisation", "error",
 }  # fmt: skip
 NORM = {"base", "update", "ratio", "base_spectral", "update_spectral", "cosine"}
 FLOOR = {"dtype", "sigma", "edge_alike", "edge_uneven", "lost", "edge"}

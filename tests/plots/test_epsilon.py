@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from spectra.plots.epsilon import epsilon, nearest_k
+from spectra.plots.epsilon import epsilon
 
 
 def curve(ax, order=0):
@@ -22,18 +22,26 @@ def test_the_curve_is_the_sweep_at_k_over_the_directions_examined(report):
     assert y[x.index(0.5)] == sum(row.found for row in report.rows) / sum(row.examined for row in report.rows)
 
 
-def test_both_sides_count_and_k_is_the_nearest_of_the_sweep(both_sides):
+def test_both_sides_count_at_the_reports_own_k(both_sides):
     ax = epsilon({"": both_sides})
     assert both_sides.rows[0].intruders[0].k == 4
-    sides = [side for row in both_sides.rows for side in row.intruders]
-    at_five = sides[0].sweep_k.index(5)
-    assert curve(ax)[1][-1] == sum(side.sweep[at_five][-1] for side in sides) / (5 * len(sides))
-    assert ax.get_ylabel() == "share of top-5 directions below ε"
+    values = [value for row in both_sides.rows for side in row.intruders for value in side.similarity]
+    assert curve(ax)[1][-1] == pytest.approx(sum(value < 0.95 for value in values) / len(values))
+    assert ax.get_ylabel() == "share of top-4 directions below ε"
 
 
-@pytest.mark.parametrize(("k", "nearest"), [(1, 1), (3, 2), (15, 10), (16, 20), (4096, 100)])
-def test_the_nearest_k_is_the_smaller_of_two(report, k, nearest):
-    assert nearest_k(replace(report.rows[0].intruders[0], k=k)) == nearest
+def test_an_interval_is_a_shade_down_to_what_is_certain(report):
+    """Where every similarity may be as large as 0.45, nothing is certain below it and all is as it was above."""
+    rows = [
+        replace(row, intruders=tuple(replace(s, similarity_bound=tuple(max(v, 0.45) for v in s.similarity)) for s in row.intruders))
+        for row in report.rows
+    ]  # fmt: skip
+    ax = epsilon({"": replace(report, rows=tuple(rows))})
+    assert curve(ax) == curve(epsilon({"": report}))
+    (shade,) = [item for item in ax.collections if item.get_label() == "_open"]
+    lower = {round(x, 2): y for x, y in shade.get_paths()[0].vertices[: len(curve(ax)[0])]}
+    assert max(y for x, y in lower.items() if x <= 0.45) == 0
+    assert not [item for item in epsilon({"": report}).collections if item.get_label() == "_open"]
 
 
 def test_a_matrix_smaller_than_k_has_fewer_directions(one_matrix):

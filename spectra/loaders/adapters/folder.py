@@ -37,6 +37,10 @@ def plan_adapter(path: Path, base: Base, *, allow_unmatched: bool = False) -> Pl
         )
     places = place(contents, base, plan, config, allow_unmatched=allow_unmatched)
     plan.notes.extend(family.notes(config))
+    plan.alphas = {
+        key: {module.configured: config.alpha_of(module.configured) for module in modules}
+        for key, modules in places.adapted.items()
+    }
     below = adapters_below(path)
     if below:
         plan.notes.append(f"the adapters in its subfolders ({listing(below, 5)}) are not read")

@@ -1,0 +1,60 @@
+"""The spike budget: how far each adapted module may be scaled before a direction of its own leads.
+
+It is written as PEFT's `alpha_pattern`: in `adapter_config.json` an alpha for every module, which LoRA multiplies into
+its update as `alpha / r` (rsLoRA: `alpha / sqrt(r)`), so that scaling an update scales its alpha.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from spectra.errors import UsageError
+from spectra.metrics.phase import PhaseCurve
+from spectra.text import count, show
+
+LINEAR = "low rank"
+
+
+def require_alphas(alphas: Mapping[str, Mapping[str, float]], margin: float) -> None:
+    """Refuse a margin outside [0, 1), and a model without an alpha."""
+    if not 0 <= margin < 1:
+        raise UsageError(f"margin is {margin}: a share of the budget lies from 0 to below 1.")
+    if not alphas:
+        raise UsageError("there is no alpha to write: only an adapter has one, and this is a fully tuned model.")
+
+
+def alpha_pattern(
+    rows: Sequence[PhaseCurve], alphas: Mapping[str, Mapping[str, float]], *, margin: float = 0.0
+) -> dict[str, float]:
+    """Return an alpha for every adapted module that keeps it below its first crossing.
+
+    Parameters
+    ----------
+    rows : the phase curves. alphas : for each base key, the alpha of the modules that adapt it.
+    margin : share of the budget to stay below it, in [0, 1). 0, the default, is the largest scale at which no
+        intruder was found.
+
+    Returns
+    -------
+    dict of pattern -> alpha, `^` and the escaped name of the module: matches that module alone. Every adapted module
+    is in it, so that it can take the place of the adapter's own alpha_pattern; a module that has no intruders as
+    trained keeps its alpha, as do those that were not swept. Nothing is ever scaled up.
+
+    Raises
+    ------
+    UsageError
+        The margin is out of its range, the model is no adapter, or an update to be lowered is not linear in alpha.
+    """
+    require_alphas(alphas, margin)
+    factors = {row.key: min(1.0, row.budget * (1 - margin)) for row in rows if row.budget is not None}
+    bent = [row for row in rows if row.update_kind != LINEAR and row.key in alphas and factors.get(row.key, 1.0) < 1]
+    if bent:
+        raise UsageError(
+            f"the update of '{show(bent[0].key)}' is {bent[0].update_kind} (DoRA): its magnitudes do not scale with "
+            f"alpha, so no alpha_pattern keeps {count(len(bent), 'matrix', 'matrices')} below the threshold."
+        )
+    found: dict[str, float] = {}
+    for key, modules in alphas.items():
+        for module, alpha in modules.items():
+            pattern = "^" + re.escape(module)
+            found[pattern] = min(found.get(pattern, alpha), alpha * factors.get(key, 1.0))
+    return found

@@ -1,0 +1,33 @@
+"""How many threads small linear algebra uses: one. Threads that wait for each other on a busy machine have made
+small decompositions hundreds of times slower, and cost more than they save below a few hundred rows."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """Run torch on one thread inside the block, where wanted."""
+    kept = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(kept)
+
+
+def side_by_side(function: Callable[[torch.Tensor], Result], items: torch.Tensor) -> list[Result]:
+    """Apply a function that spends its time in LAPACK to every matrix of a batch, each on a thread of its own."""
+    kept = torch.get_num_threads()
+    with (
+        one_thread(),
+        ThreadPoolExecutor(min(kept, max(len(items), 1)), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        return list(pool.map(function, items))

@@ -1,0 +1,60 @@
+"""The singular values of an update, by the cheapest exact way or as an estimate, and how they were had."""
+
+import torch
+
+from spectra.engine import dense, factored
+from spectra.engine.krylov import Linear, Operator
+from spectra.engine.quadrature import Products, Quadrature, estimate
+from spectra.updates import Dense, WeightPair
+
+# How the spectrum of an update without factors may be had, for its ranks.
+SPECTRA = {
+    "exact": "every singular value",
+    "estimated": "the leading values, and ranks with error bars, from products alone",
+    "auto": "estimated where both sides are above 8192 and the method is not exact",
+}
+_EXACT_UP_TO = 8192  # smaller dimension up to which "auto" wants every value
+_ESTIMATED_FROM = 128  # and that below which an estimate costs more than the values
+_RANGE = 1e-12, 1e12  # largest entry of a matrix whose products in float32 neither under- nor overflow
+
+
+def update_values(pair: WeightPair, device: str) -> tuple[torch.Tensor, str]:
+    """Return the singular values of dW, from its factors where it has them, and how they were had."""
+    if pair.update.factors is not None:
+        return factored.svd(*pair.update.factors).S, "the update from its factors, never formed"
+    values, how = dense.values(pair.update.dense(), device=device)
+    return values, f"the update by its singular values alone ({how})"
+
+
+def update_spectrum(
+    pair: WeightPair, spectrum: str, device: str
+) -> tuple[torch.Tensor, str, Quadrature | None]:
+    """Return the singular values of dW and how they were had, or the leading ones with an estimate of the ranks.
+
+    spectrum : a word of `SPECTRA`. A factored update is always exact: that costs next to nothing.
+    """
+    p = min(pair.shape)
+    wanted = spectrum == "estimated" or (spectrum == "auto" and p > _EXACT_UP_TO)
+    because = _against_estimate(pair) if wanted and pair.update.factors is None else None
+    if not wanted or pair.update.factors is not None or because is not None:
+        values, path = update_values(pair, device)
+        return values, path if because is None else f"{path}, as it is {because} for an estimate", None
+    found = estimate(*_operator(pair, device))
+    path = f"the ranks of the update estimated from {found.probes} random vectors of {found.steps} Lanczos steps each"
+    return found.values, path, found
+
+
+def _operator(pair: WeightPair, device: str) -> tuple[Linear, float]:
+    """Return the update's products and its energy; of a structure, nothing stays formed."""
+    energy = dense.frobenius(pair.update.dense()) ** 2
+    if isinstance(pair.update, Dense):
+        return Operator(pair.update.matrix.to(device)[None]), energy
+    return Products(pair.update, pair.base), energy
+
+
+def _against_estimate(pair: WeightPair) -> str | None:
+    """Say why the ranks of an update are not estimated, None where they may be."""
+    if min(pair.shape) < _ESTIMATED_FROM:
+        return "too small"
+    least, most = torch.aminmax(pair.update.dense())
+    return None if _RANGE[0] < max(-least.item(), most.item()) < _RANGE[1] else "beyond the range of float32 products"

@@ -1,0 +1,223 @@
+"""The phase curve agrees with a diagnosis at scale 1, with nothing at 0, and with PEFT about what an alpha does."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectra import testing
+from spectra.analysis.agreement import agreement
+from spectra.analysis.diagnosis import diagnose
+from spectra.analysis.settings import Settings
+from spectra.analysis.sweep import KINDS, require_scales, sweep
+from spectra.errors import UsageError
+from spectra.metrics.phase import PhaseCurve
+from spectra.metrics.threshold import Threshold
+
+LAYER = {
+    "key", "name", "index", "stack", "block", "module", "shape", "status", "reason", "method", "update", "critical",
+    "bracket", "budget", "intervals", "law", "law_over_exact", "curves", "notes",
+}  # fmt: skip
+FEW = (0, 0.25, 0.5, 0.75, 1, 1.5, 2)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A base of matrices large enough for the basis path, with an adapter that intrudes, and a model to load it."""
+    folder = tmp_path_factory.mktemp("large")
+    base = testing.llama(seed=5, blocks=2, width=96, vocabulary=64)
+    testing.save_checkpoint(folder / "base", base)
+    testing.save_lora(folder / "lora", testing.lora(base, ("q_proj", "down_proj"), strength=1.0, rank=3, seed=6), alpha=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(large):
+    return sweep(large / "base", large / "lora")
+
+
+def at_one(row):
+    place = row.scales.index(1.0)
+    return [tuple(getattr(side, kind)[place] for kind in KINDS) for side in row.sides]
+
+
+# --- agreement with a diagnosis
+
+
+@pytest.mark.parametrize("model", ["lora", "full", "other"])
+@pytest.mark.parametrize("side", ["left", "both"])
+def test_scale_one_is_the_diagnosis(folders, model, side):
+    asked = Settings(side=side, k=5)
+    found, known = (run(folders / "base", folders / model, settings=asked) for run in (
+        lambda *given, **more: sweep(*given, scales=FEW, **more), diagnose))  # fmt: skip
+    assert [row.key for row in found.rows] == [row.key for row in known.rows]
+    for row, layer in zip(found.rows, known.rows, strict=True):
+        assert row.status == layer.status
+        assert at_one(row) == [tuple(getattr(one, kind) for kind in KINDS) for one in layer.intruders]
+        assert row.real[0] == 0
+
+
+def test_scale_one_is_the_diagnosis_on_the_basis_path(large, swept):
+    known = diagnose(large / "base", large / "lora", settings=Settings(method="exact"))
+    assert {row.method for row in swept.rows} == {"basis"}
+    for row, layer in zip(swept.rows, known.rows, strict=True):
+        assert at_one(row) == [tuple(getattr(one, kind) for kind in KINDS) for one in layer.intruders]
+        place = row.scales.index(1.0)
+        assert row.sides[0].similarity[place] == pytest.approx(layer.intruders[0].similarity, abs=2e-3)
+    assert swept.total("count")[swept.scales.index(1.0)] == known.summary["intruders"] > 0
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 1000), m=st.integers(1, 90), n=st.integers(1, 90), rank=st.integers(1, 6),
+    strength=st.floats(0.01, 3), epsilon=st.floats(0.2, 1), ties=st.booleans(),
+)  # fmt: skip
+def test_property_one_is_the_diagnosis_and_zero_is_nothing(seed, m, n, rank, strength, epsilon, ties):
+    p = min(m, n)
+    base = testing.tied(m, n, p // 2, seed=seed) if ties else testing.decaying(m, n, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    dW = torch.randn(m, rank, generator=generator) @ torch.randn(rank, n, generator=generator)
+    tuned = base.float() + strength * dW / torch.linalg.matrix_norm(dW, 2)
+    asked = Settings(k=4, epsilon=epsilon)
+    given_ = {"w.weight": base.float()}, {"w.weight": tuned}
+    (row,), (layer,) = sweep(*given_, scales=(0, 0.5, 1), settings=asked).rows, diagnose(*given_, settings=asked).rows
+    assert row.real[0] == row.total("count")[0] == 0
+    assert at_one(row) == [tuple(getattr(one, kind) for kind in KINDS) for one in layer.intruders]
+
+
+# --- critical scales
+
+
+def test_a_critical_scale_is_bracketed_by_full_decompositions(large, swept):
+    """Just below the bracket no direction is rotated or new, at its upper end one is."""
+    from safetensors.torch import load_file
+
+    base = load_file(large / "base" / "model.safetensors")
+    (row,) = [row for row in swept.rows if row.key.endswith("layers.1.self_attn.q_proj.weight")]
+    low, high = row.bracket
+    assert 0 < high - low <= 1e-4 * high
+    factors = load_file(large / "lora" / "adapter_model.safetensors")
+    name = f"base_model.model.{row.key.removesuffix('.weight')}.lora_"
+    dW = 2.0 * factors[f"{name}B.weight"] @ factors[f"{name}A.weight"]
+    for scale, there in ((low, False), (high, True)):
+        model = {row.key: base[row.key] + scale * dW}
+        (layer,) = diagnose({row.key: base[row.key]}, model, settings=Settings(method="exact")).rows
+        assert bool(layer.intruders[0].rotated + layer.intruders[0].new) is there
+
+
+def test_a_planted_direction_crosses_where_it_passes_epsilon():
+    """Base diag(8 .. 1), dW = 9 e e^T in the even direction e: the full decomposition along a fine line says where."""
+    base = torch.diag(torch.arange(8.0, 0, -1))
+    dW = 9 * torch.full((8, 8), 1 / 8)
+    found = sweep({"w.weight": base}, {"w.weight": base + dW}, settings=Settings(k=1), scales=(0, 1, 2, 4))
+    fine = torch.arange(1, 4, 0.001)
+    first = next(
+        s for s in fine.tolist() if float(torch.linalg.svd(base.double() + s * dW.double())[0][:, 0].abs().max()) < 0.5
+    )
+    assert found.rows[0].critical == pytest.approx(first, abs=2e-3)
+
+
+def test_ties_alone_do_not_cross():
+    base = testing.tied(96, 96, 20, seed=0)
+    tuned = base + testing.noise(96, 96, level=1e-5, seed=1)
+    found = sweep({"w.weight": base.float()}, {"w.weight": tuned.float()}, scales=FEW)
+    assert found.total("degenerate")[-1] > 0
+    assert found.rows[0].critical is None
+
+
+# --- rows and their faults
+
+
+def test_faults_are_rows_and_the_sweep_goes_on(base, tuned):
+    spoilt = dict(tuned)
+    keys = [key for key in base if base[key].ndim == 2][:3]
+    spoilt[keys[0]] = torch.full_like(base[keys[0]], math.nan)
+    spoilt[keys[1]] = base[keys[1]]
+    zeroed = {**base, keys[2]: torch.zeros_like(base[keys[2]])}
+    found = sweep(zeroed, spoilt, scales=FEW)
+    status = {row.key: row.status for row in found.rows}
+    assert [status[key] for key in keys] == ["nonfinite", "zero_update", "zero_base"]
+    assert {status[key] for key in status if key not in keys} == {"ok"}
+    assert found.failed == 1
+    json.loads(found.to_json())
+
+
+def test_json_has_exactly_the_promised_fields(swept, tmp_path):
+    found = json.loads(swept.to_json(tmp_path / "sweep.json"))
+    assert (tmp_path / "sweep.json").read_text() == swept.to_json()
+    assert set(found) == {"schema", "provenance", "summary", "scales", "total", "skipped", "layers"}
+    assert len(found["scales"]) == 41
+    assert all(len(values) == 41 for values in found["total"].values())
+    for layer in found["layers"]:
+        assert set(layer) == LAYER
+        assert len(layer["curves"]["left"]["similarity"]) == 41
+
+
+def test_csv_and_pandas_have_one_line_a_matrix(swept, tmp_path):
+    text = swept.to_csv(tmp_path / "sweep.csv")
+    assert len(text.splitlines()) == 1 + len(swept.rows)
+    frame = swept.to_pandas()
+    assert list(frame["critical"].dropna()) == [row.critical for row in swept.rows if row.critical is not None]
+    assert {"law.critical", "bracket", "budget", "count"} <= set(frame.columns)
+
+
+def test_progress_names_each_matrix(large):
+    told = []
+    sweep(large / "base", large / "lora", scales=[1], progress=lambda *given: told.append(given))
+    assert [done for done, _, _ in told] == [0, 1, 2, 3, 4]
+    assert told[-1] == (4, 4, "")
+
+
+# --- what is asked
+
+
+def test_zero_and_one_are_always_among_the_scales():
+    assert require_scales([0.5, 3]) == (0.0, 0.5, 1.0, 3.0)
+    assert require_scales([2, 1.0, 2]) == (0.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("scale", [-0.1, math.nan, math.inf, "1", None, True])
+def test_a_scale_that_is_none_is_refused(scale, base, tuned):
+    with pytest.raises(UsageError, match="scales are finite numbers from 0"):
+        sweep(base, tuned, scales=[0.5, scale])
+
+
+def test_too_many_scales_are_refused(base, tuned):
+    with pytest.raises(UsageError, match="1,201 scales are asked for: 1,000 are the most"):
+        sweep(base, tuned, scales=[step / 1000 for step in range(1201)])
+
+
+def test_the_certified_method_is_refused(base, tuned):
+    with pytest.raises(UsageError, match="auto, basis or exact"):
+        sweep(base, tuned, settings=Settings(method="certified"))
+
+
+# --- the law
+
+
+def test_the_law_is_judged_by_the_curves():
+    def row(critical, law, real):
+        found = Threshold(10, 1.0, law, 0.0, 1.0)
+        return PhaseCurve("w", "w", None, (9, 9), "ok", "", "basis", "dense", (0.0, 1.0, 2.0), sides=(),
+                          bracket=critical and (critical / 2, critical), law=found)  # fmt: skip
+
+    rows = [row(0.5, 0.6, 1), row(0.5, 1.5, 1), row(None, 1.8, 0), row(1.5, 2.5, 0)]
+    found = agreement(rows)
+    assert (found.compared, found.within, found.missed, found.invented) == (3, 2, 1, 1)
+    assert found.ratio == pytest.approx(2.5 / 1.5)
+    assert found.auc is None
+
+
+def test_auc_is_the_chance_of_the_right_order(swept):
+    found = swept.law
+    rows = [row for row in swept.rows if row.ok and row.law]
+    early = [row.law.critical for row in rows if row.real[20]]
+    late = [row.law.critical for row in rows if not row.real[20]]
+    if early and late:
+        assert found.auc == pytest.approx(sum(a < b for a in early for b in late) / len(early) / len(late))
+    else:
+        assert found.auc is None
+    assert found.share is None or 0 <= found.share <= 1
