@@ -144,6 +144,7 @@ def diagnose(
     side: str = "left",
     method: str = "auto",
     device: str = "auto",
+    spectrum: str = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     allow_unmatched: bool = False,
@@ -163,6 +164,9 @@ def diagnose(
         Output directions, input directions, or one block of each.
     method : "auto" or "exact"
     device : "auto", "cpu" or "cuda"
+    spectrum : "auto", "exact" or "estimated"
+        How the ranks of an update without factors are had: from every singular value, or estimated from products
+        alone, each with an error bar in `rank.error`. "auto" estimates where both sides are above 8192.
     include, exclude : shell patterns or parts of names
     allow_unmatched : bool
         List adapter tensors that match nothing as skipped instead of refusing.
@@ -198,7 +202,7 @@ def diagnose(
     found = diagnosis.diagnose(
         base,
         tuned,
-        settings=Settings(k, epsilon, side, method, device),
+        settings=Settings(k, epsilon, side, method, device, spectrum),
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
@@ -216,6 +220,7 @@ def compare(
     side: str = "left",
     method: str = "auto",
     device: str = "auto",
+    spectrum: str = "auto",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     allow_unmatched: bool = False,
@@ -242,7 +247,7 @@ def compare(
     found = comparison.compare(
         base,
         models,
-        settings=Settings(k, epsilon, side, method, device),
+        settings=Settings(k, epsilon, side, method, device, spectrum),
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options
+from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options, spectrum
 from spectra.cli.progress import progress_bar
 from spectra.errors import UsageError
 from spectra.text import show
@@ -32,6 +32,7 @@ def named(given: tuple[str, ...], option: str) -> dict[str, str]:
 @click.option("--matrix", metavar="NAME", help="The weight whose similarity maps are drawn.")
 @click.option("--guide", is_flag=True, help="Print the decision table for this base, with measured numbers.")
 @analysis_options
+@spectrum
 @output_options
 @fail_on
 @click.pass_context
@@ -43,6 +44,7 @@ def command(
     matrix: str | None,
     guide: bool,
     analysis: Analysis,
+    spectrum: str,
     output: Output,
     fail_on: str,
 ) -> None:
@@ -76,7 +78,14 @@ def command(
         with spectra.open_pairs(base, path, allow_unmatched=analysis.allow_unmatched) as pairs:
             _check_kind(name, pairs.info.method, "--full" if name in tuned else "--lora")
     with progress_bar("measuring") as progress:
-        found = spectra.compare(base, {**adapters, **tuned}, matrix=matrix, progress=progress, **analysis.keywords())
+        found = spectra.compare(
+            base,
+            {**adapters, **tuned},
+            matrix=matrix,
+            spectrum=spectrum,
+            progress=progress,
+            **analysis.keywords(),
+        )
     if not output.to_stdout:
         terminal.show(terminal.comparison(found))
         if guide:

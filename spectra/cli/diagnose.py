@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options
+from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options, spectrum
 from spectra.cli.progress import progress_bar
 
 
@@ -12,10 +12,13 @@ from spectra.cli.progress import progress_bar
 @click.argument("base")
 @click.argument("tuned")
 @analysis_options
+@spectrum
 @output_options
 @fail_on
 @click.pass_context
-def command(ctx: click.Context, base: str, tuned: str, analysis: Analysis, output: Output, fail_on: str) -> None:
+def command(
+    ctx: click.Context, base: str, tuned: str, analysis: Analysis, spectrum: str, output: Output, fail_on: str
+) -> None:
     """Say what fine-tuning did to every matrix of BASE that TUNED changes.
 
     BASE is a checkpoint: a folder, a safetensors or .bin file, or an index of shards. TUNED is a full
@@ -35,7 +38,7 @@ def command(ctx: click.Context, base: str, tuned: str, analysis: Analysis, outpu
     from spectra.reports import terminal
 
     with progress_bar("measuring") as progress:
-        report = spectra.diagnose(base, tuned, progress=progress, **analysis.keywords())
+        report = spectra.diagnose(base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords())
     if not output.to_stdout:
         terminal.show(terminal.summary(report))
     output.write(report)

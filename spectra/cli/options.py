@@ -104,7 +104,7 @@ _ANALYSIS = (
         show_default=True,
         help="Output directions (the paper's), input directions, or both.",
     ),
-    click.option("--method", default="auto", show_default=True, help="Engine: auto or exact (full decompositions)."),
+    click.option("--method", default="auto", show_default=True, help="Engine: auto, exact, certified or basis."),
     click.option("--device", default="auto", show_default=True, help="Where to compute: auto, cpu or cuda."),
     click.option(
         "--include", multiple=True, metavar="PATTERN", help="Only weights whose name has this (q_proj, *.3.*)."
@@ -120,6 +120,12 @@ _FILES = (
     ),
 )
 _HTML = click.option("--html", metavar="FILE", help="Write a report page, one file without script ('-' is stdout).")
+spectrum = click.option(
+    "--spectrum",
+    default="auto",
+    show_default=True,
+    help="Ranks of a dense update: exact, estimated (with error bars) or auto (estimated above 8192).",
+)
 fail_on = click.option(
     "--fail-on",
     type=click.Choice(["never", "error", "warning"]),

@@ -29,7 +29,7 @@ _SURE = 1e-6  # chance of a hidden small value above which nothing is claimed
 _BELOW_LEAST = (0.7, 0.5, 0.35, 0.25, 0.12)  # shares of the least Ritz value tried as a floor of all eigenvalues
 _SMALL = 0.1  # bound on a base direction's part that is small enough not to change a name
 _NAMING = 16  # steps that are made for telling rotated from new alone; then a shorter span must do
-_PATIENCE, _PROGRESS = 12, 0.98  # steps after which an excess that stays above this share of the last has stalled
+_PATIENCE, _PROGRESS = 10, 0.95  # steps in which an excess that has not come down to this share has stalled
 _TINY = 1e-300
 
 
@@ -76,7 +76,7 @@ def certify(
     coordinates = (space.first_block @ vectors.mT).double()
     looks, longest = (_LOOKS_CUDA, _LONGEST_CUDA) if vectors.is_cuda else (_LOOKS, _LONGEST)
     members, trend, steps = list(range(g)), [], min(looks[0], most)
-    before = [float("inf")] * g
+    best = _Progress(g)
     while True:
         space.grow(steps - space.steps)
         look = _Look(space, coordinates, tuned, question, side, through)
@@ -85,12 +85,11 @@ def certify(
         for place, member in enumerate(members):
             if look.decided[place] and (enough or look.named[place]):
                 found[member] = look.resemblance(place)
-            elif look.decided[place] or not (look.hopeless[place] or _stalled(space.steps, before[place], look, place)):
+            elif look.decided[place] or not (look.hopeless[place] or best.stalled(member, space.steps, look, place)):
                 left.append(place)
         if not left or space.steps >= most:
             return found
         trend.append((space.steps, max(look.excess[place] for place in left)))
-        before = [look.excess[place] for place in left]
         members = [members[place] for place in left]
         if len(left) < len(look.decided):
             space.keep(left)
@@ -98,9 +97,18 @@ def certify(
         steps = min(most, _next_look(trend, looks, longest))
 
 
-def _stalled(steps: int, before: float, look: "_Look", place: int) -> bool:
-    """Whether the last steps brought a vector no nearer to a decision: more would not either."""
-    return steps > _PATIENCE and look.excess[place] > _PROGRESS * before
+class _Progress:
+    """When each matrix last came nearer to a decision: its bound came down, or another base direction converged."""
+
+    def __init__(self, g: int) -> None:
+        self._excess, self._count, self._steps = [float("inf")] * g, [0.0] * g, [0] * g
+
+    def stalled(self, member: int, steps: int, look: "_Look", place: int) -> bool:
+        """Whether several steps brought it no nearer: more would not either."""
+        excess, count = look.excess[place], look.count[place]
+        if excess <= _PROGRESS * self._excess[member] or count > self._count[member]:
+            self._excess[member], self._count[member], self._steps[member] = excess, count, steps
+        return steps - self._steps[member] >= _PATIENCE
 
 
 def _next_look(trend: list[tuple[int, float]], looks: tuple[int, ...], longest: int) -> int:
@@ -118,7 +126,8 @@ class _Look:
     """What a space says of a batch's vectors now. Flags are lists, one entry a matrix.
 
     hopeless : the tuned vectors themselves are too inexact. decided : kept or intruder is settled for each.
-    named : so is rotated or new. excess : by how much the worst bound exceeds what would decide it.
+    named : so is rotated or new. excess : by how much the worst bound exceeds what would decide it. count : base
+    directions that have converged.
     """
 
     def __init__(
@@ -148,9 +157,9 @@ class _Look:
         decided = settled.all(1) & self.final & ~hopeless
         named = decided & ~(intruder & self._novelty_unsure(intruder & decided[:, None])).any(1)
         excess = torch.where(decided & ~named, epsilon, excess)
-        flags = torch.stack([hopeless.double(), decided.double(), named.double(), excess]).cpu()
+        flags = torch.stack([part.double() for part in (hopeless, decided, named, excess, self.witnesses.count)]).cpu()
         self.hopeless, self.decided, self.named = (row.bool().tolist() for row in flags[:3])
-        self.excess = flags[3].tolist()
+        self.excess, self.count = flags[3].tolist(), flags[4].tolist()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -183,8 +183,8 @@ def rejected(pair: WeightPair, request: Request) -> str | None:
     m, n = pair.shape
     if not suits(pair.shape, request):
         return f"{m} x {n} is too small for the certified path"
-    largest = float(torch.linalg.vector_norm(pair.base, torch.inf))
-    return None if _RANGE[0] < largest < _RANGE[1] else "its entries leave the range of float32 products"
+    least, most = torch.aminmax(pair.base)
+    return None if _RANGE[0] < max(-least.item(), most.item()) < _RANGE[1] else "its entries leave the range of float32 products"
 
 
 def certified_batch(pairs: Sequence[WeightPair], request: Request) -> list[Decompositions | None]:

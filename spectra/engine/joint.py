@@ -19,10 +19,9 @@ from spectra.engine.leading import Leading, errors
 _AXES = 48  # leading axes beyond k that the space holds whole
 _FIRST = 2
 _SMALL, _FEWEST = 192, 8  # a matrix below this size, or with room for fewer blocks, is taken whole
-_ENOUGH = 1e-7  # error of a vector at which the space is large enough: bisecting a scale asks for more than a verdict
+_ENOUGH = 1e-6  # error of a vector at which the space is large enough: bisecting a scale asks for more than a verdict
 _POOR = 1e-3  # error above which a space of its own may do better at a scale
 _LARGEST = 512  # dimension up to which the small matrices cost less than a Krylov space at each scale
-_AT_ONCE = 64  # scales in memory together
 _PARTS = ("U", "V", "S", "residual", "error", "label", "missed")  # what Leading holds of each scale
 
 
@@ -78,14 +77,10 @@ class Joint:
     def leading(self, scales: torch.Tensor) -> Leading:
         """Find the leading k triplets of `W0 + s dW` at each of scales [g], and prove that none is missed.
 
-        The space grows until every vector of every scale has an error below 1e-7, or cannot be improved. A scale
+        The space grows until every vector of every scale has an error below 1e-6, or cannot be improved. A scale
         at which the inertia count says that a value is missing, or with an error above 1e-3 that more steps could
         mend, is answered by `basis.top`.
         """
-        parts = [self._some(some) for some in torch.split(scales.double(), _AT_ONCE)]
-        return parts[0] if len(parts) == 1 else _joined(parts)
-
-    def _some(self, scales: torch.Tensor) -> Leading:
         while True:
             ritz = self._ritz(scales)
             error, label = errors(ritz, self.k)
@@ -133,9 +128,3 @@ class Joint:
             part = getattr(found, name)
             part[hidden.to(part.device)] = getattr(other, name).to(part)
         return found
-
-
-def _joined(parts: list[Leading]) -> Leading:
-    """Put the answers for several groups of scales behind each other."""
-    U, V, S, residual, error, label, missed = (torch.cat([getattr(part, name) for part in parts]) for name in _PARTS)
-    return Leading(U, V, S, residual, error, label, missed, parts[-1].steps)

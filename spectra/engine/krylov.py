@@ -14,6 +14,7 @@ import torch
 from spectra.engine.threads import one_thread, side_by_side
 
 WIDTH = 12  # block widths are multiples of it: the width at which a product costs least a column (see benchmarks)
+_NOISE_SEED = 99
 _THREADED = 512  # size of a projected matrix from which LAPACK may use all threads
 _WORTHWHILE = 256  # smaller dimension from which oneDNN's kernels gain
 _HAS_ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -191,6 +192,8 @@ class Krylov:
         self._images = start.new_empty(g, b * room, n)
         self._T = torch.zeros(g, b * room, b * room, dtype=torch.float64, device=start.device)
         self._asymmetry = torch.zeros(g, dtype=torch.float64, device=start.device)
+        self._largest = start.new_zeros(g)
+        self._rows = random_rows(1, b, m, start, _NOISE_SEED)[0] / m**0.5
         self._basis[:, :b], _ = _orthonormal(start)
         self._next = torch.zeros(g, b, b, dtype=torch.float64, device=start.device)
 
@@ -225,8 +228,10 @@ class Krylov:
         self._images[:, before:after] = images
         # In exact arithmetic only the last two blocks are met; the second pass, over all, removes what rounding left.
         near = max(0, before - b)
-        y, first = _project_out(self.operator(images), self._basis[:, near:after])
-        y, scale = _orthonormal(y)
+        image = self.operator(images)
+        self._largest = torch.maximum(self._largest, image.norm(dim=2).amax(1))
+        y, first = _project_out(image, self._basis[:, near:after])
+        y, scale = _orthonormal(y + self._noise())
         y, second = _project_out(y, self._basis[:, :after])
         y, rescale = _orthonormal(y)
         coefficients = scale.double() @ second.double()
@@ -238,13 +243,22 @@ class Krylov:
         self._basis[:, after : after + b] = y
         self.steps += 1
 
+    def _noise(self) -> torch.Tensor:
+        """Random rows of the size of rounding: where a block is used up, the space goes on from them, and not from
+        rounding that lies within it already."""
+        size = torch.finfo(self._basis.dtype).eps * self._largest
+        noise: torch.Tensor = size[:, None, None] * self._rows.roll(self.steps, -1)
+        return noise
+
     def _difference(self, coefficients: torch.Tensor, before: int) -> torch.Tensor:
         """How far the new rows of Q^T M Q are from the columns known already: exact products give zero."""
         if before == 0:
-            return (coefficients - coefficients.mT).norm(dim=(1, 2))
-        expected = torch.zeros_like(coefficients[:, :, :before])
-        expected[:, :, before - self.width :] = self._next.mT
-        return (coefficients[:, :, :before] - expected).norm(dim=(1, 2))
+            off = coefficients - coefficients.mT
+        else:
+            off = coefficients[:, :, :before].clone()
+            off[:, :, before - self.width :] -= self._next.mT
+        size: torch.Tensor = off.norm(dim=(1, 2))
+        return size
 
     def ritz(self) -> Ritz:
         """Decompose the projected matrices in float64: O(d^3). On CUDA that is done on the host, in threads."""
@@ -258,9 +272,8 @@ class Krylov:
         """Go on with some matrices of the batch alone."""
         index = torch.tensor(members, device=self._basis.device)
         self.operator = self.operator.part(index)
-        self._basis, self._images, self._T, self._asymmetry, self._next = (
-            part[index] for part in (self._basis, self._images, self._T, self._asymmetry, self._next)
-        )
+        held = (self._basis, self._images, self._T, self._asymmetry, self._next, self._largest)
+        self._basis, self._images, self._T, self._asymmetry, self._next, self._largest = (part[index] for part in held)
 
     def vectors(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Return the rows with these coefficients [g, j, d] in the basis: [g, j, m]."""

@@ -2,7 +2,7 @@
 
 A spectral sum `sum_i f(sigma_i)` is the trace of a function of `M = W W^T`. Its part on the leading directions
 and its mean over random unit vectors of the rest are read from the Gauss rules that a few Lanczos steps give.
-Two errors remain, and both are reported: that of the mean over the random vectors (95 %, Student's t), and
+Two errors remain, and both are reported: that of the mean over the random vectors (99 %, Student's t), and
 that of the rules, bounded by the difference to the rule with a node prescribed at 0, or at the threshold.
 """
 
@@ -20,9 +20,9 @@ from spectra.updates import Update
 PROBES, STEPS = 16, 32
 _DEFLATED = 10  # leading directions taken out of the random part: they make most of its variance
 _DEFLATION_STEPS = 8
-_CONFIDENCE = 0.975  # quantile of the two-sided 95 % interval
+_CONFIDENCE = 0.995  # of the two-sided 99 % interval: few probes of skewed parts cover the truth less often
 _SMALL, _ENDED = 1e-3, 1e-6  # of the largest value: a step to orthogonalise twice, and one that is rounding
-_SPREAD = 1e-18  # relative variance of the probes' energies that is rounding
+_SPREAD = 1e-5  # of the energy: a spread of the probes' energies that the rounding of float32 products may rival
 _CERTAIN = 1e-3  # share of a direction below which an error of a whole number is none
 
 
@@ -198,13 +198,15 @@ class Quadrature:
         )
         known = self.energy - float(self.diagonal[: self.deflated, 0].sum())
         own, with_energy = random - random.mean(), energy - energy.mean()
-        spread = float(with_energy.square().sum())
-        slope = float(own @ with_energy) / spread if spread > _SPREAD * self.energy**2 else 0.0
-        total = float(parts[: self.deflated].sum() + random.mean()) - slope * (float(energy.mean()) - known)
-        return total, own - slope * with_energy
+        fixed, square = float(parts[: self.deflated].sum()), float(with_energy.square().sum())
+        if square <= (_SPREAD * self.probes * self.energy) ** 2:
+            return fixed + float(random.mean()), own
+        slope, beyond = float(own @ with_energy) / square, float(energy.mean()) - known
+        stretched = math.sqrt(1 + self.probes * beyond**2 / square)  # a line is less sure away from its points
+        return fixed + float(random.mean()) - slope * beyond, (own - slope * with_energy) * stretched
 
     def _interval(self, each: torch.Tensor, bound: float) -> float:
-        """Combine the 95 % interval of a mean over probes with the bound of a rule."""
+        """Combine the 99 % interval of a mean over probes with the bound of a rule."""
         free = self.probes - 2
         spread = math.sqrt(float(each.square().sum()) / free / self.probes)
         return float(scipy.special.stdtrit(free, _CONFIDENCE)) * spread + bound

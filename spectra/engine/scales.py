@@ -22,7 +22,7 @@ from spectra.engine.resemblance import Resemblance
 from spectra.engine.update_spectrum import update_values
 from spectra.updates import Dense, LowRank, WeightPair
 
-_AT_ONCE = 4  # scales whose Krylov spaces are grown together: more leave the cache
+_AT_ONCE = 2  # scales answered together: more leave the cache
 _FIRST = 4  # steps for a dense update before the first look
 _FINE = 16  # steps for a dense update at a scale near a crossing, where epsilon is close: an error far below 1e-3
 _FULL_UP_TO = 1024  # smaller dimension up to which a full decomposition is spent on a single scale tried
@@ -133,13 +133,14 @@ class Scaled:
         )
 
     def _in_coordinates(self, inside: basis.Coordinates, scales: Sequence[float]) -> list[Decompositions | None]:
-        factors = torch.tensor(scales, dtype=torch.float64)
-        if self._joint is not None:
-            return self._read(inside, factors, self._joint.leading(factors), "one space for every scale")
-        found: list[Decompositions | None] = []
-        for some in torch.split(factors, _AT_ONCE):
-            found += self._read(inside, some, basis.top(inside.scaled(some), self.request.k), "a space for every scale")
-        return found
+        answers: list[Decompositions | None] = []
+        for some in torch.split(torch.tensor(scales, dtype=torch.float64), _AT_ONCE):
+            if self._joint is None:
+                found, how = basis.top(inside.scaled(some), self.request.k), "a space for every scale"
+            else:
+                found, how = self._joint.leading(some), "one space for every scale"
+            answers += self._read(inside, some, found, how)
+        return answers
 
     def _read(
         self, inside: basis.Coordinates, factors: torch.Tensor, found: Leading, how: str

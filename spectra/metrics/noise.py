@@ -75,10 +75,10 @@ def rounding_floor(base: torch.Tensor, update: torch.Tensor | Update, dtype: str
     finer = 2.0 ** (_MANTISSA_BITS.get(dtype, 23) + 1)
     for W0, dW in row_blocks(base, update):
         W = W0 + dW
-        power = _power(W0, dtype)
-        still = dW.numel() - int(torch.count_nonzero(dW))  # entries that did not move are smaller than any step too
-        touched += dW.numel() - still
-        lost += int(torch.count_nonzero(dW.abs().mul_(finer) < power)) - still
+        power, size = _power(W0, dtype), dW.abs().mul_(finer)
+        moved = int(size.sign().sum())  # sums of ones: exact in float32 up to 2^24 of them
+        touched += moved
+        lost += int(size.lt_(power).sum()) - (dW.numel() - moved)  # what did not move is smaller than any step too
         larger = torch.maximum(power, _power(W, dtype))
         of_rows, of_block, unit = _squared_sums(larger, W0, W, dtype)
         of_columns += of_block.double() * unit

@@ -11,7 +11,7 @@ ENERGY_SHARES = (0.90, 0.95, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class RankErrors:
-    """Half widths of the intervals around estimated ranks, of the same names: 95 % for what is random in them."""
+    """Half widths of the intervals around estimated ranks, of the same names: 99 % for what is random in them."""
 
     effective: float
     stable: float

@@ -34,7 +34,7 @@ def rank(reports: Mapping[str, Diagnosis], *, ax: Axes | None = None) -> Axes:
 
     Notes
     -----
-    The bar is the rank that an adapter was given. The axis is logarithmic where models with and without such a
+    The bar is the rank that an adapter was given; a thin line through a point is the interval of an estimated rank. The axis is logarithmic where models with and without such a
     rank stand together.
 
     References
@@ -69,9 +69,13 @@ def rank(reports: Mapping[str, Diagnosis], *, ax: Axes | None = None) -> Axes:
 
 
 def _draw(ax: Axes, placed: Placed, order: int, half: float) -> Line2D:
-    """Draw one model's points and the bars of its allotted ranks."""
+    """Draw one model's points, the intervals of those that are estimated, and the bars of its allotted ranks."""
     look = swatch(order) | {"linestyle": "none", "alpha": 0.75, "markeredgewidth": 0}
     (points,) = ax.plot([place for place, _ in placed], [ranks.effective for _, ranks in placed], **look)
+    known = [(place, ranks.effective, ranks.error.effective) for place, ranks in placed if ranks.error]
+    if known:
+        places, lows, highs = zip(*((place, value - off, value + off) for place, value, off in known), strict=True)
+        ax.vlines(places, lows, highs, color=look["color"], linewidth=0.8, zorder=1.8, label="_error")
     bars = sorted({(place, ranks.allotted) for place, ranks in placed if ranks.allotted})
     starts, ends = [place - half for place, _ in bars], [place + half for place, _ in bars]
     ax.hlines([allotted for _, allotted in bars], starts, ends, color=look["color"], linewidth=1.3, zorder=1.5)

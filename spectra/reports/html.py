@@ -209,10 +209,10 @@ def _cells(layer: Layer) -> dict[str, Any]:
         "least": "" if least is None else f"{least:.2f}",
         "null": f"{max((side.null for side in layer.intruders), default=0.0):.2f}" if layer.intruders else "",
         "energy": percent(max((side.energy_share for side in layer.intruders), default=0.0)) if layer.ok else "",
-        "effective": f"{rank.effective:.1f}" if rank else "",
+        "effective": words.rank_value(rank, "effective") if rank else "",
         "allotted": str(rank.allotted) if rank and rank.allotted else "",
-        "energy_90": str(rank.energy_90) if rank else "",
-        "above_floor": str(rank.above_floor) if rank else "",
+        "energy_90": words.rank_value(rank, "energy_90") if rank else "",
+        "above_floor": words.rank_value(rank, "above_floor") if rank else "",
         "ratio": f"{norm.ratio:.3g}" if norm else "",
         "notes": [show(note, None) for note in layer.notes],
     }

@@ -22,7 +22,7 @@ def fragment(report: Diagnosis) -> str:
             _text(layer.name),
             f"{layer.found} of {layer.examined}" if layer.ok else _text(layer.status),
             "" if least is None else f"{least:.2f}",
-            f"{layer.rank.effective:.1f}" if layer.rank else "",
+            words.rank_value(layer.rank, "effective") if layer.rank else "",
             f"{layer.norm.ratio:.3g}" if layer.norm else "",
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")

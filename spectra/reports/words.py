@@ -1,11 +1,13 @@
 """The sentences that every output shares, so that terminal, page and notebook say the same."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.metrics.place import Placed
+from spectra.metrics.ranks import Ranks
 from spectra.text import count, listing, percent, quantity, show, size
 
 
@@ -59,6 +61,17 @@ def chance(report: Diagnosis) -> str:
     return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
 
 
+def rank_value(rank: Ranks, name: str) -> str:
+    """One of the ranks of an update, with its error bar where it is estimated: '312.4 ± 3.1'."""
+    value = getattr(rank, name)
+    error = None if rank.error is None else getattr(rank.error, name)
+    return f"{_rank(value)} ± {_rank(error)}" if error else _rank(value)
+
+
+def _rank(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
 def rank_line(report: Diagnosis) -> str:
     """Intrinsic rank against allotted rank."""
     summary = report.summary
@@ -70,6 +83,10 @@ def rank_line(report: Diagnosis) -> str:
         if summary["utilisation"] is not None:
             text += f" ({percent(summary['utilisation'])} used)"
     text += f"; 90 % of the energy in {summary['energy_90']:.0f}; above rounding {summary['above_floor']:.0f}"
+    errors = [layer.rank.error for layer in report.rows if layer.ok and layer.rank is not None and layer.rank.error]
+    if errors:
+        middle = statistics.median(error.effective for error in errors)
+        text += f"; {len(errors)} of {summary['measured']} estimated, effective rank ± {middle:.1f}"
     return f"{text} (medians)"
 
 

@@ -322,3 +322,41 @@ def test_include_and_exclude_choose_the_matrices(base, tuned):
     ]  # fmt: skip
     left_out = {entry.key for entry in found.skipped if "include / exclude" in entry.reason}
     assert "model.layers.1.self_attn.q_proj.weight" in left_out
+
+
+# --- estimated spectra
+
+
+@pytest.fixture(scope="module")
+def estimated():
+    base = testing.decaying(160, 200, seed=1).float()
+    tuned = base + testing.noise(160, 200, level=0.2, seed=2).float()
+    models = {"w.weight": base}, {"w.weight": tuned}
+    return {spectrum: diagnose(*models, settings=Settings(spectrum=spectrum)) for spectrum in ("exact", "estimated")}
+
+
+def test_an_estimated_row_says_so_and_by_how_much(estimated):
+    exact, found = (json.loads(estimated[name].to_json())["layers"][0] for name in ("exact", "estimated"))
+    assert exact["rank"]["error"] is None
+    assert set(found["rank"]["error"]) == RANK - {"allotted", "error"}
+    for name in RANK - {"allotted", "utilisation", "error"}:
+        assert abs(found["rank"][name] - exact["rank"][name]) <= found["rank"]["error"][name] + 1e-4, name
+    assert found["rank"]["error"]["effective"] > 0
+    assert "estimated from 16 random vectors" in found["notes"][-1]
+    assert len(found["spectrum"]["update"]) == 10
+    assert {name: found[name] for name in ("norm", "floor")} == {name: exact[name] for name in ("norm", "floor")} | {
+        "norm": exact["norm"] | {"update_spectral": pytest.approx(exact["norm"]["update_spectral"], rel=1e-3)}
+    }
+
+
+def test_the_option_is_in_the_provenance(estimated):
+    assert {name: report.provenance["spectrum"] for name, report in estimated.items()} == {
+        "exact": "exact",
+        "estimated": "estimated",
+    }
+
+
+def test_an_estimate_is_a_column_a_rank_in_csv(estimated):
+    (row,) = csv.DictReader(io.StringIO(estimated["estimated"].to_csv()))
+    assert float(row["rank.error.effective"]) > 0
+    assert "rank.error" in csv.DictReader(io.StringIO(estimated["exact"].to_csv())).fieldnames

@@ -30,7 +30,9 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     base = testing.llama(seed=5, blocks=2, width=96, vocabulary=64)
     testing.save_checkpoint(folder / "base", base)
-    testing.save_lora(folder / "lora", testing.lora(base, ("q_proj", "down_proj"), strength=1.0, rank=3, seed=6), alpha=6)
+    testing.save_lora(
+        folder / "lora", testing.lora(base, ("q_proj", "down_proj"), strength=1.0, rank=3, seed=6), alpha=6
+    )
     return folder
 
 

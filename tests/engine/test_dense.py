@@ -267,3 +267,24 @@ def test_the_number_of_threads_is_left_as_it_was():
     with pytest.raises(NonFiniteError):
         dense.svd(torch.full((4, 4), torch.nan))
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("at", [(0, 0), (700, 3), (1023, 599)])
+def test_the_first_place_is_that_of_the_whole_matrix(at):
+    """However many blocks of rows come before it."""
+    matrix = torch.ones(1024, 600)
+    matrix[at] = matrix[1023, 599] = float("inf")
+    number = len({at, (1023, 599)})
+    with pytest.raises(NonFiniteError, match=rf"holds {number} value.*first at \[{at[0]}, {at[1]}\]"):
+        dense.require_finite(matrix)
+
+
+def test_a_matrix_whose_sum_alone_is_infinite_is_finite():
+    dense.require_finite(torch.full((4, 4), 3e38))
+    dense.require_finite(torch.tensor([[3e38, 3e38], [-3e38, -3e38]]))
+
+
+def test_the_frobenius_norm_is_that_of_float64():
+    """torch's own norm of a float32 matrix loses digits with its size."""
+    matrix = torch.ones(3000, 700) * 1.1
+    assert dense.frobenius(matrix) == pytest.approx((3000 * 700) ** 0.5 * float(torch.tensor(1.1)), rel=1e-12)

@@ -66,16 +66,6 @@ def test_a_small_matrix_is_taken_whole():
     assert float(found.error.max()) < 1e-9
 
 
-def test_many_scales_in_groups_are_as_one(monkeypatch):
-    base, (B, A) = testing.decaying(120, 120, seed=7), update(120, 120, 3, seed=8)
-    whole = spaces(base, B, A)[1].leading(SCALES)
-    monkeypatch.setattr(module, "_AT_ONCE", 2)
-    parts = spaces(base, B, A)[1].leading(SCALES)
-    torch.testing.assert_close(whole.S, parts.S)
-    torch.testing.assert_close(whole.U.abs(), parts.U.abs(), rtol=0, atol=1e-9)
-    assert len(parts.missed) == len(SCALES)
-
-
 def test_a_scale_with_a_hidden_value_is_answered_by_other_means(monkeypatch):
     """Were the inertia count to disagree at one scale, that scale alone is answered from random rows."""
     base, (B, A) = testing.decaying(120, 120, seed=7), update(120, 120, 3, seed=8)
@@ -89,7 +79,9 @@ def test_a_scale_with_a_hidden_value_is_answered_by_other_means(monkeypatch):
     count = basis.count_above
     monkeypatch.setattr(module.basis, "count_above", lambda operator, values: torch.where(
         torch.arange(len(values)) == 2, 99, count(operator, values)) if len(values) > 1 else count(operator, values))  # fmt: skip
-    monkeypatch.setattr(module, "basis", type("basis", (), {"top": staticmethod(top), "count_above": basis.count_above}))
+    monkeypatch.setattr(
+        module, "basis", type("basis", (), {"top": staticmethod(top), "count_above": basis.count_above})
+    )
     found = joint.leading(SCALES)
     assert asked == [1]
     whole = torch.linalg.svdvals(base + float(SCALES[2]) * B @ A)

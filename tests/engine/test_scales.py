@@ -47,7 +47,9 @@ def test_every_scale_is_the_scaled_pair(make, method):
     for scale, found in zip(SCALES[1:], scaled.at(SCALES)[1:], strict=True):
         reference = expected(pair, scale)
         k = REQUEST.k
-        torch.testing.assert_close(found.tuned_values[:k].double(), reference.tuned_values[:k].double(), rtol=3e-4, atol=0)
+        torch.testing.assert_close(
+            found.tuned_values[:k].double(), reference.tuned_values[:k].double(), rtol=3e-4, atol=0
+        )
         torch.testing.assert_close(found.moved[:k].double(), reference.moved[:k].double(), rtol=0, atol=1e-4)
         first = found.update_values[:3].double(), reference.update_values[:3].double()
         torch.testing.assert_close(*first, rtol=1e-4, atol=1e-6)
@@ -88,6 +90,16 @@ def test_a_rank_too_large_for_one_space_takes_one_a_scale(monkeypatch):
     assert "a space for every scale" in apart[1].reason
     for one, other in zip(joint, apart, strict=True):
         torch.testing.assert_close(one.tuned_values[:8].double(), other.tuned_values[:8].double(), rtol=1e-5, atol=0)
+
+
+def test_groups_of_scales_do_not_matter(monkeypatch):
+    pair = low_rank()
+    base = dense.svd(pair.base)
+    one = Scaled(pair, base, REQUEST).at(SCALES)
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    for found, other in zip(one, Scaled(pair, base, REQUEST).at(SCALES), strict=True):
+        torch.testing.assert_close(found.tuned_values, other.tuned_values)
+        torch.testing.assert_close(found.resemblances[0].cosines, other.resemblances[0].cosines, rtol=0, atol=1e-9)
 
 
 def undecided(monkeypatch):

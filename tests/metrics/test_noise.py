@@ -1,5 +1,6 @@
 """The rounding floor tells what a file's dtype fakes from what training did (METHODS section 2)."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from spectra.engine import factored
 from spectra.engine.dense import singular_values
 from spectra.metrics.noise import coarser, rounding_floor, ulp
 from spectra.metrics.ranks import ranks
+from spectra.updates import LowRank
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -57,6 +59,45 @@ def test_sigma_of_float32_is_the_error_of_a_round_trip_from_float64():
     base = normal(500, 400, seed=5).double() * 1.2345678901
     measured = (base.float().double() - base).square().mean().sqrt().item()
     assert rounding_floor(base.float(), torch.zeros(500, 400), "float32").sigma == pytest.approx(measured, rel=0.01)
+
+
+def by_definition(base, update, dtype):
+    """Sigma, the uneven edge and the share lost, entry by entry in float64."""
+    bits, lowest = {"bfloat16": (7, -126), "float16": (10, -14), "float32": (23, -126)}[dtype]
+
+    def step(weights):
+        return 2.0 ** (np.maximum(np.frexp(weights)[1] - 1, lowest) - bits)
+
+    W0, dW = base.double().numpy(), update.double().numpy()
+    larger = np.maximum(np.abs(W0), np.abs(W0 + dW))
+    variance = np.where(larger == 0, 0, step(np.where(larger == 0, 1, larger)) ** 2 / 12)
+    least = np.where(W0 == 0, 2.0 ** (lowest - bits), step(np.where(W0 == 0, 1, W0)))
+    lost = (dW != 0) & (np.abs(dW) < least / 2)
+    edge = variance.sum(1).max() ** 0.5 + variance.sum(0).max() ** 0.5
+    return variance.mean() ** 0.5, edge, lost.sum() / max((dW != 0).sum(), 1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-6, 0.02, 1.0, 1e30])
+@pytest.mark.parametrize("small", [1e-9, 1e-3, 10.0])
+def test_the_floor_is_its_definition_at_every_scale(scale, dtype, small):
+    """Some weights are zero, some entries do not move, and one row is an outlier."""
+    base, update = normal(50, 40, seed=10, scale=scale), normal(50, 40, seed=11, scale=scale * small)
+    base[:, :9], update[:20], base[7] = 0, 0, base[7] * 50
+    sigma, edge, lost = by_definition(base, update, dtype)
+    floor = rounding_floor(base, update, dtype)
+    assert floor.sigma == pytest.approx(sigma, rel=1e-6)
+    assert floor.edge_uneven == pytest.approx(edge, rel=1e-6)
+    assert floor.lost == lost
+
+
+def test_factors_have_the_floor_of_their_product():
+    base = normal(200, 150, seed=12)
+    B, A = testing.lora({"w.weight": base}, ["w"], rank=4, strength=0.1, seed=1)["w"]
+    one, other = (rounding_floor(base, update, "bfloat16") for update in (B @ A, LowRank(B, A)))
+    assert one.sigma == pytest.approx(other.sigma, rel=1e-6)
+    assert one.edge == pytest.approx(other.edge, rel=1e-6)
+    assert one.lost == pytest.approx(other.lost, abs=1e-3)
 
 
 def test_outlier_rows_raise_the_floor_where_they_raise_the_noise():

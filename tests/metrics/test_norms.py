@@ -7,6 +7,7 @@ import torch
 
 from spectra import testing
 from spectra.metrics.norms import norms
+from spectra.updates import LowRank
 
 
 def of(base, update):
@@ -53,6 +54,15 @@ def test_squares_beyond_float32_are_no_trap(scale):
     assert found.base == pytest.approx(10 * scale, rel=1e-6)
     assert found.ratio == pytest.approx(0.25, rel=1e-6)
     assert found.cosine == pytest.approx(1.0)
+
+
+def test_factors_have_the_norms_of_their_product():
+    base = testing.decaying(200, 150, seed=3).float()
+    B, A = testing.lora({"w.weight": base}, ["w"], rank=4, strength=0.5, seed=1)["w"]
+    one, other = (norms(base, update, base[0], base[0]) for update in (B @ A, LowRank(B, A)))
+    for name in ("base", "update", "ratio", "cosine"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-6)
+    assert one.update == pytest.approx(0.5 * one.base, rel=1e-5)
 
 
 def test_empty_spectra_have_spectral_norm_zero():

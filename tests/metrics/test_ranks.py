@@ -1,13 +1,17 @@
 """Every rank of an update, on spectra whose answer is known."""
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectra.metrics.ranks import ranks
+from spectra import testing
+from spectra.engine.krylov import Operator
+from spectra.engine.quadrature import estimate
+from spectra.metrics.ranks import estimated_ranks, ranks
 
 VALUES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=30).map(lambda values: sorted(values, reverse=True))
 
@@ -82,6 +86,26 @@ def test_utilisation_is_effective_over_allotted():
     found = of([1.0, 1.0, 0.0, 0.0], allotted=4)
     assert found.utilisation == pytest.approx(0.5)
     assert of([1.0]).utilisation is None
+
+
+def test_known_values_carry_no_error():
+    assert of([3.0, 1.0]).error is None
+
+
+def test_an_estimate_fills_every_rank_with_its_error():
+    """The ranks of a known spectrum, none further off than it says."""
+    values = torch.arange(1, 201, dtype=torch.float64) ** -0.7
+    W = testing.with_spectrum(values, 200, 260, seed=1).float()
+    found = estimated_ranks(
+        estimate(Operator(W[None]), W.double().square().sum().item()), (200, 260), floor=0.1, allotted=400
+    )
+    true = ranks(values, (200, 260), floor=0.1, allotted=400)
+    for field in fields(found.error):
+        value, error = getattr(found, field.name), getattr(found.error, field.name)
+        assert abs(value - getattr(true, field.name)) <= error + 1e-5 * value, field.name
+    assert found.utilisation == found.effective / 400
+    assert found.error.utilisation == found.error.effective / 400
+    assert 0 < found.error.effective < 0.05 * found.effective
 
 
 @given(values=VALUES, exponent=st.integers(-100, 100))

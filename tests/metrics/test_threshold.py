@@ -68,7 +68,9 @@ def test_the_top_is_entered_only_from_outside_the_bulk():
     assert found.theta < found.theta_bar == found.critical
 
 
-@pytest.mark.parametrize("values", [torch.zeros(0), torch.tensor([3.0, 2.0, 1.0]), torch.tensor([3.0, 2.0, 0.0, 0.0, 0])])
+@pytest.mark.parametrize(
+    "values", [torch.zeros(0), torch.tensor([3.0, 2.0, 1.0]), torch.tensor([3.0, 2.0, 0.0, 0.0, 0])]
+)
 def test_a_base_without_values_beyond_k_has_no_threshold(values):
     assert threshold(values, (5, 5), 1.0, k=3) is None
 

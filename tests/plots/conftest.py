@@ -8,6 +8,8 @@ import torch
 from spectra.analysis.comparison import ModelComparison, compare
 from spectra.analysis.diagnosis import Diagnosis, diagnose
 from spectra.analysis.settings import Settings
+from spectra.analysis.sweep import ModelSweep
+from spectra.analysis.sweep import sweep as sweep_model
 
 SIZE, BLOCKS = 24, 3
 INNER = ("self_attn.q_proj", "mlp.up_proj")
@@ -84,6 +86,18 @@ def hostile(report: Diagnosis) -> Diagnosis:
 def comparison() -> ModelComparison:
     base = weights()
     return compare(base, {"small": moved(base, 1), "_large $x$": moved(base, 20), "\x1bnone": dict(base)})
+
+
+@pytest.fixture(scope="session")
+def sweep() -> ModelSweep:
+    base = weights()
+    return sweep_model(base, moved(base, rank=3), scales=(0, 0.1, 0.3, 0.6, 1, 1.5, 2), settings=Settings(k=4))
+
+
+@pytest.fixture(scope="session")
+def unswept() -> ModelSweep:
+    base = weights()
+    return sweep_model(base, {name: weight.clone() for name, weight in base.items()})
 
 
 @pytest.fixture(scope="session", name="renamed")

@@ -10,17 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from spectra.errors import MachineError, UsageError
-from spectra.plots.figures import FIGURES, comparison_figures, most_telling, report_figures, save_figures
+from spectra.plots.figures import FIGURES, comparison_figures, most_telling, report_figures, save_figures, sweep_figures
 from spectra.plots.style import render, to_svg
 
 OF_A_REPORT = ["intruders", "spectrum", "epsilon", "rank", "update-size"]
 OF_A_COMPARISON = ["similarity", "epsilon", "rank", "update-size"]
+OF_A_SWEEP = ["phase-curve", "critical-scales", "law"]
 
 
-def test_every_figure_of_the_table_is_drawn_somewhere(report, comparison):
+def test_every_figure_of_the_table_is_drawn_somewhere(report, comparison, sweep):
     assert list(report_figures(report)) == OF_A_REPORT
     assert list(comparison_figures(comparison)) == OF_A_COMPARISON
-    assert {*OF_A_REPORT, *OF_A_COMPARISON} == set(FIGURES)
+    assert list(sweep_figures(sweep)) == OF_A_SWEEP
+    assert {*OF_A_REPORT, *OF_A_COMPARISON, *OF_A_SWEEP} == set(FIGURES)
 
 
 def test_each_figure_speaks_its_caption(report):
@@ -39,6 +41,12 @@ def test_every_figure_of_every_report_is_well_formed(case, request):
 def test_files_with_hostile_names_are_well_formed(hostile):
     for name, figure in report_figures(hostile).items():
         ElementTree.fromstring(render(figure, name, "svg"))
+
+
+def test_every_figure_of_a_sweep_is_well_formed(sweep, hostile, renamed):
+    for name, figure in sweep_figures(renamed(sweep, [row.name for row in hostile.rows])).items():
+        ElementTree.fromstring(render(figure, name, "svg"))
+        assert figure.get_label() == FIGURES[name].caption
 
 
 def test_every_figure_of_a_comparison_is_well_formed(comparison):
@@ -65,7 +73,8 @@ def test_a_users_style_does_not_change_a_byte(report):
         assert drawn() == plain
 
 
-def test_nothing_measured_is_nothing_to_draw(unchanged, comparison):
+def test_nothing_measured_is_nothing_to_draw(unchanged, comparison, unswept):
+    assert sweep_figures(unswept) == {}
     assert report_figures(unchanged) == {}
     assert comparison_figures(replace(comparison, models={"same": unchanged}, maps={})) == {}
 
