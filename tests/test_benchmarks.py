@@ -80,7 +80,7 @@ def test_the_figure_is_drawn(quick):
 
 
 def test_unknown_lines_and_devices_are_refused():
-    ended = run("engine.py", "--lines", "paper,exakt")
+    ended = run("engine.py", "--quick", "--lines", "basis,exakt")
     assert ended.returncode == 2
     assert "there is no exakt" in ended.stderr
     assert run("engine.py", "--shapes", "512").returncode == 2

@@ -45,16 +45,16 @@ def alpha_pattern(
         The margin is out of its range, the model is no adapter, or an update to be lowered is not linear in alpha.
     """
     require_alphas(alphas, margin)
-    factors = {row.key: min(1.0, row.budget * (1 - margin)) for row in rows if row.budget is not None}
+    factors = {row.key: row.budget * (1 - margin) for row in rows if row.budget is not None}
     bent = [row for row in rows if row.update_kind != LINEAR and row.key in alphas and factors.get(row.key, 1.0) < 1]
     if bent:
         raise UsageError(
             f"the update of '{show(bent[0].key)}' is {bent[0].update_kind} (DoRA): its magnitudes do not scale with "
             f"alpha, so no alpha_pattern keeps {count(len(bent), 'matrix', 'matrices')} below the threshold."
         )
-    found: dict[str, float] = {}
+    own = {module: alpha for modules in alphas.values() for module, alpha in modules.items()}
+    share = dict.fromkeys(own, 1.0)
     for key, modules in alphas.items():
-        for module, alpha in modules.items():
-            pattern = "^" + re.escape(module)
-            found[pattern] = min(found.get(pattern, alpha), alpha * factors.get(key, 1.0))
-    return found
+        for module in modules:
+            share[module] = min(share[module], factors.get(key, 1.0))
+    return {"^" + re.escape(module): alpha * share[module] for module, alpha in own.items()}

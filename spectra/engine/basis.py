@@ -129,6 +129,7 @@ def count_above(operator: Diagonal, values: torch.Tensor) -> torch.Tensor:
     t = (values.to(operator.P) * (1 - _BESIDE))[:, None]
     S, P, Q, p = operator.values, operator.P, operator.Q, len(operator.values)
     off = S.square() - t.square()  # [g, p]
+    off = torch.where(off == 0, torch.finfo(off.dtype).eps * t.square(), off)
     own, across = t / off, S / off  # (D - t)^-1 is [[t, S], [S, t]] / (S^2 - t^2) on each pair, -1 / t elsewhere
     outer = -1 / t
     PP = (P[:, :p].mT * own[:, None]) @ P[:, :p] + outer[..., None] * (P[:, p:].mT @ P[:, p:])

@@ -127,7 +127,8 @@ class _Look:
 
     hopeless : the tuned vectors themselves are too inexact. decided : kept or intruder is settled for each.
     named : so is rotated or new. excess : by how much the worst bound exceeds what would decide it. count : base
-    directions that have converged.
+    directions that have converged. waiting : matrices whose smallest value only more steps can make sure of; for
+    them every step counts.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class _Look:
         self.elsewhere = (rest + self.error[:, 0]).clamp_max(1)
         self.missed = tuned.missed.to(self.e)
         self.low = torch.zeros_like(self.witnesses.space_error)
+        self.waiting: list[int] = []
         self.high = self.ritz.values[:, 0] + 2 * self.ritz.residuals()[:, 0]
         self._tighten(known)
         self.bound = self._over_clusters(torch.maximum(within, self.elsewhere)).clamp_max(1)
@@ -160,6 +162,8 @@ class _Look:
         flags = torch.stack([part.double() for part in (hopeless, decided, named, excess, self.witnesses.count)]).cpu()
         self.hopeless, self.decided, self.named = (row.bool().tolist() for row in flags[:3])
         self.excess, self.count = flags[3].tolist(), flags[4].tolist()
+        for place in self.waiting:
+            self.count[place] += self.space.steps
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -225,6 +229,8 @@ class _Look:
         for member, own in enumerate(values):
             low, chance = self._lowest_of(float(own[-1]), float(own[q[member]]), float(rounding[member]), columns)
             found.append(low)
+            if low == float("inf") and _BELOW_LEAST[-1] * float(own[-1]) > 4 * float(rounding[member]):
+                self.waiting.append(member)
             self.missed[member] = min(1.0, float(self.missed[member]) + chance)
         return torch.tensor(found).to(self.e)
 

@@ -303,13 +303,14 @@ def _orthonormal(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _cholesky_orthonormal(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same by Cholesky of the Gram matrix in float64: one small kernel a batch where QR is one a matrix.
 
-    A block that is singular to working precision leaves rows that are not orthonormal; the second pass of
-    each step mends that, as its input is close to orthonormal.
+    The Gram matrix is shifted so that it never fails; rows that are nearly dependent then come out short of
+    orthonormal, which the second pass of each step mends. Fukaya et al. 2020, arXiv:1809.11085 (shifted CholeskyQR).
     """
     wide = y.double()
+    _, b, m = wide.shape
     gram = wide @ wide.mT
-    jitter = torch.finfo(y.dtype).eps ** 2 * gram.diagonal(dim1=1, dim2=2).sum(-1)
-    gram.diagonal(dim1=1, dim2=2).add_(jitter[:, None] + torch.finfo(y.dtype).tiny)
+    shift = 11 * (m * b + b * (b + 1)) * torch.finfo(torch.float64).eps * gram.diagonal(dim1=1, dim2=2).sum(-1)
+    gram.diagonal(dim1=1, dim2=2).add_(shift[:, None] + torch.finfo(torch.float64).tiny)
     L, _ = torch.linalg.cholesky_ex(gram)
     return torch.linalg.solve_triangular(L, wide, upper=False).to(y.dtype), L.to(y.dtype)
 

@@ -181,9 +181,7 @@ class Quadrature:
 
     def _sum(self, f: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, torch.Tensor, float]:
         """Return `sum f(sigma^2)` midway between the two rules, by how much each probe is off, half their difference."""
-        parts = [
-            (rule.weights * f(rule.nodes.clamp_min(0))).sum(1) for rule in (self._gauss(), self._with_node(0.0))
-        ]
+        parts = [(rule.weights * f(rule.nodes.clamp_min(0))).sum(1) for rule in (self._gauss(), self._with_node(0.0))]
         value, each = self._total((parts[0] + parts[1]) / 2)
         half, _ = self._total((parts[0] - parts[1]) / 2)
         return value, each, half
@@ -212,9 +210,7 @@ class Quadrature:
         return float(scipy.special.stdtrit(free, _CONFIDENCE)) * spread + bound
 
 
-def estimate(
-    operator: Linear, energy: float, *, probes: int = PROBES, steps: int = STEPS, seed: int = 0
-) -> Quadrature:
+def estimate(operator: Linear, energy: float, *, probes: int = PROBES, steps: int = STEPS, seed: int = 0) -> Quadrature:
     """Run Lanczos from the leading directions of W and from random unit vectors of their complement.
 
     Parameters
@@ -248,9 +244,7 @@ def estimate(
     return Quadrature(alpha.square() + before.square(), alpha * beta, mass, _DEFLATED, energy, values)
 
 
-def _bidiagonal(
-    operator: Linear, u: torch.Tensor, steps: int, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _bidiagonal(operator: Linear, u: torch.Tensor, steps: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Bidiagonalise from every row of u [c, m] by itself; return the diagonals and what is below them, [c, steps].
 
     scale : the largest singular value; what is rounding beside it ends a row's steps.

@@ -26,9 +26,7 @@ def update_values(pair: WeightPair, device: str) -> tuple[torch.Tensor, str]:
     return values, f"the update by its singular values alone ({how})"
 
 
-def update_spectrum(
-    pair: WeightPair, spectrum: str, device: str
-) -> tuple[torch.Tensor, str, Quadrature | None]:
+def update_spectrum(pair: WeightPair, spectrum: str, device: str) -> tuple[torch.Tensor, str, Quadrature | None]:
     """Return the singular values of dW and how they were had, or the leading ones with an estimate of the ranks.
 
     spectrum : a word of `SPECTRA`. A factored update is always exact: that costs next to nothing.

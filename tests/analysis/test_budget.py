@@ -131,6 +131,8 @@ def test_nothing_is_scaled_up_and_modules_that_share_an_alpha_take_the_lower():
     rows = [row("a", (0.5, 0.6)), row("b", (0.25, 0.3)), row("c", (1.5, 1.6)), row("d", None)]
     alphas = {"a": {"attn": 8.0}, "b": {"attn": 8.0}, "c": {"up": 4.0}, "d": {"down": 3.0}}
     assert alpha_pattern(rows, alphas) == {"^attn": 2.0, "^up": 4.0, "^down": 3.0}
+    negative = alpha_pattern(rows, {"a": {"attn": -8.0}, "c": {"up": -4.0}})
+    assert negative == {"^attn": -4.0, "^up": -4.0}
 
 
 @pytest.mark.parametrize("margin", [-0.1, 1.0, 2.0])

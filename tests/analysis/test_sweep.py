@@ -130,6 +130,21 @@ def test_ties_alone_do_not_cross():
     assert found.rows[0].critical is None
 
 
+def test_a_crossing_among_ties_is_that_of_the_new_direction():
+    """Degenerate directions are there at every scale; bisecting must not follow them down."""
+    base = testing.tied(96, 96, 20, seed=0).float()
+    plant = testing.plant_intruders(base.double(), 1, strength=2.0, seed=1).dense().float()
+    noise = testing.noise(96, 96, level=1e-4, seed=2).float()
+    (row,) = sweep({"w.weight": base}, {"w.weight": base + plant + noise}, scales=(0, 0.25, 1)).rows
+    assert row.at(0.25, "degenerate") > 0
+    assert row.at(0.25, "new") == 0
+    low, high = row.bracket
+    assert high - low <= 1e-4 * high
+    assert low > 0.3
+    told = [diagnose({"w.weight": base}, {"w.weight": base + s * (plant + noise)}).rows[0] for s in (low, high)]
+    assert [bool(layer.intruders[0].new + layer.intruders[0].rotated) for layer in told] == [False, True]
+
+
 # --- rows and their faults
 
 

@@ -28,7 +28,9 @@ def test_diagnose_has_the_spectrum_asked_for(run, pair, word, estimated):
 
 
 def test_compare_takes_it_too(run, pair):
-    code, out, _ = run("compare", pair / "base", "--full", f"f={pair / 'tuned'}", "--spectrum", "estimated", "--json", "-")
+    code, out, _ = run(
+        "compare", pair / "base", "--full", f"f={pair / 'tuned'}", "--spectrum", "estimated", "--json", "-"
+    )
     assert code == 0
     assert json.loads(out)["models"]["f"]["layers"][0]["rank"]["error"] is not None
 

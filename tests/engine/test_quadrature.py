@@ -122,9 +122,7 @@ def test_a_matrix_and_its_transpose_have_the_same_ranks():
 
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_a_rotation_leaves_the_intervals_overlapping(kind):
-    one, other = (
-        estimated_ranks(quadrature(matrix(SPECTRA[kind], seed=seed)), SHAPE, floor=FLOOR) for seed in (5, 6)
-    )
+    one, other = (estimated_ranks(quadrature(matrix(SPECTRA[kind], seed=seed)), SHAPE, floor=FLOOR) for seed in (5, 6))
     for name in NAMES:
         apart = abs(getattr(one, name) - getattr(other, name))
         both = getattr(one.error, name) + getattr(other.error, name)
@@ -134,7 +132,8 @@ def test_a_rotation_leaves_the_intervals_overlapping(kind):
 def test_a_seed_decides_everything():
     W = matrix(SPECTRA["slow decay"])
     first, again, other = (quadrature(W, seed=seed).effective() for seed in (1, 1, 2))
-    assert first == again != other
+    assert first == again
+    assert abs(first.value - other.value) > 0.01 * first.error, "the probes are others, not the deflated space alone"
 
 
 def test_more_probes_narrow_the_interval():

@@ -30,7 +30,7 @@ def test_noise_has_the_known_threshold(m, n, seed):
 
 def test_values_above_the_bulk_are_no_part_of_it():
     noise = gaussian(300, 300, 0)
-    spiked = noise + testing.with_spectrum([9.0, 7.0, 5.0], 300, 300, seed=1)
+    spiked = noise + testing.with_spectrum([9.0, 7.0, 2.4], 300, 300, seed=1)
     before, after = (threshold(torch.linalg.svdvals(matrix), (300, 300), 1.0, k=10) for matrix in (noise, spiked))
     assert after.edge == pytest.approx(before.edge, rel=0.03)
     assert after.theta_bar == pytest.approx(before.theta_bar, rel=0.1)

@@ -31,7 +31,9 @@ def test_a_rank_is_said_with_its_error(reports):
     assert words.rank_value(found, "energy_90") == f"{found.energy_90} ± {found.error.energy_90}"
 
 
-@pytest.mark.parametrize("form", [str, spectra.Report.to_html, spectra.Report._repr_html_], ids=["text", "page", "notebook"])
+@pytest.mark.parametrize(
+    "form", [str, spectra.Report.to_html, spectra.Report._repr_html_], ids=["text", "page", "notebook"]
+)
 def test_every_output_has_the_error_bar(reports, form):
     assert BAR.search(form(reports["estimated"])) or "effective rank ± " in form(reports["estimated"])
     assert "±" not in form(reports["exact"])
@@ -48,5 +50,7 @@ def test_the_figure_draws_the_bar(reports):
     found = reports["estimated"].rows[0].rank
     (bar,) = [lines for lines in drawn["estimated"].collections if lines.get_label() == "_error"]
     ends = bar.get_segments()[0][:, 1]
-    assert sorted(ends) == pytest.approx([found.effective - found.error.effective, found.effective + found.error.effective])
+    assert sorted(ends) == pytest.approx(
+        [found.effective - found.error.effective, found.effective + found.error.effective]
+    )
     assert not [lines for lines in drawn["exact"].collections if lines.get_label() == "_error"]
