@@ -25,6 +25,7 @@ from spectra.engine.resemblance import Resemblance, Side, interval, rounding_of
 
 _AHEAD = 4  # coordinate axes beyond k that the space starts from
 _UPDATE_ROWS = 10  # leading directions of the update that it starts from
+_FIRST, _FIRST_CUDA = 2, 5  # steps before the first look: a look costs more than some steps on CUDA
 _BESIDE = 1e-6  # relative distance below a value at which the count is taken
 
 
@@ -95,7 +96,8 @@ def top(coordinates: Coordinates, k: int) -> Leading:
     """
     operator = coordinates.operator
     flipped = operator.shape[1] > operator.shape[2]
-    found = leading(operator, k, start=_start(operator.transposed if flipped else operator, k), first=2)
+    start = _start(operator.transposed if flipped else operator, k)
+    found = leading(operator, k, start=start, first=_FIRST_CUDA if start.is_cuda else _FIRST)
     exact = count_above(operator, found.S[:, k - 1]) <= k
     if bool(exact.all()):
         return _with_missed(found, torch.zeros(len(exact), dtype=torch.float64))

@@ -12,7 +12,7 @@ from spectra.engine.krylov import Operator
 from spectra.engine.leading import Leading, leading
 from spectra.engine.quadrature import Quadrature
 from spectra.engine.resemblance import SIDES, Resemblance, Side, compared, interval, rounding_of
-from spectra.engine.update_spectrum import SPECTRA, update_spectrum
+from spectra.engine.update_spectrum import LEAST, MOST, SPECTRA, largest_entry, update_spectrum
 from spectra.errors import MachineError, UsageError
 from spectra.text import count, listing, nearest, show
 from spectra.updates import WeightPair
@@ -30,7 +30,6 @@ SWEPT = 100  # leading vectors that the exact path compares: with all of them kn
 _FINE_UP_TO = 1024  # smaller dimension up to which the certified path computes in float64
 _SMALLEST = 64  # smaller dimension below which a Krylov space would be the whole space
 _SPAN = 16
-_RANGE = 1e-12, 1e12  # entries between which no product of float32 under- or overflows
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +182,8 @@ def rejected(pair: WeightPair, request: Request) -> str | None:
     m, n = pair.shape
     if not suits(pair.shape, request):
         return f"{m} x {n} is too small for the certified path"
-    least, most = torch.aminmax(pair.base)
-    return None if _RANGE[0] < max(-least.item(), most.item()) < _RANGE[1] else "its entries leave the range of float32 products"
+    inside = LEAST < largest_entry(pair.base) < MOST and largest_entry(pair.update) < MOST
+    return None if inside else "its entries leave the range of float32 products"
 
 
 def certified_batch(pairs: Sequence[WeightPair], request: Request) -> list[Decompositions | None]:
@@ -218,8 +217,8 @@ def certified_batch(pairs: Sequence[WeightPair], request: Request) -> list[Decom
                 moved=_moved(pair, U[member].T, V[member].T),
                 resemblances=known,
                 method="certified",
-                reason=f"block Krylov in {precision} on {request.device}, {found.steps} steps for W and {steps} for the "
-                f"certificate; {path}",
+                reason=f"block Krylov in {precision} on {request.device}, {found.steps} steps for W and {steps} for "
+                f"the certificate; {path}",
                 update_estimate=estimated,
             )
         )

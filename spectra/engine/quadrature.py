@@ -180,7 +180,7 @@ class Quadrature:
         return float(self.values[0]) ** 2
 
     def _sum(self, f: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, torch.Tensor, float]:
-        """Return `sum f(sigma^2)` midway between the two rules, by how much each probe is off, half their difference."""
+        """Return `sum f(sigma^2)` midway between two rules, by how much each probe is off, and half their gap."""
         parts = [(rule.weights * f(rule.nodes.clamp_min(0))).sum(1) for rule in (self._gauss(), self._with_node(0.0))]
         value, each = self._total((parts[0] + parts[1]) / 2)
         half, _ = self._total((parts[0] - parts[1]) / 2)

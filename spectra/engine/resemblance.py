@@ -10,7 +10,7 @@ from spectra.errors import UsageError
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = ("left", "right")
-_CONTENDERS = 16  # base vectors most like a tuned one, among which the most like is
+_CONTENDERS = 8  # base vectors most like a tuned one, among which the most like is
 _TINY = 1e-300
 _FINER = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 

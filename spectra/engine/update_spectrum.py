@@ -5,7 +5,7 @@ import torch
 from spectra.engine import dense, factored
 from spectra.engine.krylov import Linear, Operator
 from spectra.engine.quadrature import Products, Quadrature, estimate
-from spectra.updates import Dense, WeightPair
+from spectra.updates import Dense, Update, WeightPair
 
 # How the spectrum of an update without factors may be had, for its ranks.
 SPECTRA = {
@@ -15,7 +15,7 @@ SPECTRA = {
 }
 _EXACT_UP_TO = 8192  # smaller dimension up to which "auto" wants every value
 _ESTIMATED_FROM = 128  # and that below which an estimate costs more than the values
-_RANGE = 1e-9, 1e5  # largest entry of a matrix whose fourth powers of singular values stay within float32
+LEAST, MOST = 1e-12, 1e5  # of the largest entry: between them fourth powers of singular values stay within float32
 
 
 def update_values(pair: WeightPair, device: str) -> tuple[torch.Tensor, str]:
@@ -54,5 +54,15 @@ def _against_estimate(pair: WeightPair) -> str | None:
     """Say why the ranks of an update are not estimated, None where they may be."""
     if min(pair.shape) < _ESTIMATED_FROM:
         return "too small"
-    least, most = torch.aminmax(pair.update.dense())
-    return None if _RANGE[0] < max(-least.item(), most.item()) < _RANGE[1] else "beyond the range of float32 products"
+    return None if LEAST < largest_entry(pair.update) < MOST else "beyond the range of float32 products"
+
+
+def largest_entry(matrix: torch.Tensor | Update) -> float:
+    """Return the largest absolute entry; of factors, the most that an entry of their product may be."""
+    if not isinstance(matrix, torch.Tensor):
+        if matrix.factors is not None:
+            B, A = matrix.factors
+            return B.shape[1] * largest_entry(B) * largest_entry(A)
+        matrix = matrix.dense()
+    least, most = torch.aminmax(matrix)
+    return max(-least.item(), most.item())

@@ -34,8 +34,8 @@ def rank(reports: Mapping[str, Diagnosis], *, ax: Axes | None = None) -> Axes:
 
     Notes
     -----
-    The bar is the rank that an adapter was given; a thin line through a point is the interval of an estimated rank. The axis is logarithmic where models with and without such a
-    rank stand together.
+    The bar is the rank that an adapter was given; a thin line through a point is the interval of an estimated rank.
+    The axis is logarithmic where models with and without such a rank stand together.
 
     References
     ----------

@@ -14,7 +14,7 @@ from spectra.analysis.diagnosis import diagnose
 from spectra.analysis.settings import Settings
 from spectra.analysis.sweep import KINDS, require_scales, sweep
 from spectra.errors import UsageError
-from spectra.metrics.phase import PhaseCurve
+from spectra.metrics.phase import PhaseCurve, SideCurve
 from spectra.metrics.threshold import Threshold
 
 LAYER = {
@@ -215,26 +215,25 @@ def test_the_certified_method_is_refused(base, tuned):
 # --- the law
 
 
-def test_the_law_is_judged_by_the_curves():
-    def row(critical, law, real):
-        found = Threshold(10, 1.0, law, 0.0, 1.0)
-        return PhaseCurve("w", "w", None, (9, 9), "ok", "", "basis", "dense", (0.0, 1.0, 2.0), sides=(),
-                          bracket=critical and (critical / 2, critical), law=found)  # fmt: skip
+def curve(critical, law, at_one):
+    """A matrix of which only its critical scale, its law and its count at scale 1 are known."""
+    found = Threshold(10, 1.0, law, 0.0, 1.0)
+    counts, none = (0, at_one, at_one), (0, 0, 0)
+    side = SideCurve("left", counts, none, none, counts, ((0.5,),) * 3, ((1.0,),) * 3)
+    known = {"status": "ok", "reason": "", "method": "basis", "update_kind": "dense", "scales": (0.0, 1.0, 2.0)}
+    bracket = (critical / 2, critical) if critical else None
+    return PhaseCurve("w", "w", None, (9, 9), **known, sides=(side,), bracket=bracket, law=found)
 
-    rows = [row(0.5, 0.6, 1), row(0.5, 1.5, 1), row(None, 1.8, 0), row(1.5, 2.5, 0)]
+
+def test_the_law_is_judged_by_the_curves():
+    rows = [curve(0.5, 0.6, 1), curve(0.5, 1.5, 1), curve(None, 1.8, 0), curve(1.5, 2.5, 0)]
     found = agreement(rows)
     assert (found.compared, found.within, found.missed, found.invented) == (3, 2, 1, 1)
     assert found.ratio == pytest.approx(2.5 / 1.5)
-    assert found.auc is None
+    assert found.share == pytest.approx(2 / 3)
 
 
-def test_auc_is_the_chance_of_the_right_order(swept):
-    found = swept.law
-    rows = [row for row in swept.rows if row.ok and row.law]
-    early = [row.law.critical for row in rows if row.real[20]]
-    late = [row.law.critical for row in rows if not row.real[20]]
-    if early and late:
-        assert found.auc == pytest.approx(sum(a < b for a in early for b in late) / len(early) / len(late))
-    else:
-        assert found.auc is None
-    assert found.share is None or 0 <= found.share <= 1
+def test_auc_is_the_chance_of_the_right_order():
+    assert agreement([curve(0.5, 0.6, 1), curve(0.5, 1.9, 1), curve(None, 1.8, 0), curve(1.5, 2.5, 0)]).auc == 3 / 4
+    assert agreement([curve(0.5, 0.6, 1), curve(None, 0.6, 0)]).auc == 1 / 2
+    assert agreement([curve(0.5, 0.6, 1)]).auc is None

@@ -47,6 +47,18 @@ def test_a_dense_update_is_not_asked_for_vectors(monkeypatch):
     assert "its singular values alone" in decompose(dense_pair()).reason
 
 
+@pytest.mark.parametrize("at", ["base", "dense update", "factors"])
+def test_entries_whose_products_overflow_are_for_the_exact_path(at):
+    base, update = testing.decaying(70, 70, seed=0), testing.noise(70, 70, level=0.1, seed=2)
+    if at == "factors":
+        update = LowRank(*testing.lora({"w.weight": base}, ["w"], rank=3, strength=1e11, seed=1)["w"])
+    pair = testing.weight_pair(base * (1e11 if at == "base" else 1), update * 1e11 if at == "dense update" else update)
+    found = decompose(pair, Request(method="certified"))
+    assert found.method == "exact"
+    assert "its entries leave the range of float32 products" in found.reason
+    assert bool(found.tuned_values.isfinite().all())
+
+
 def test_a_base_that_is_known_is_not_decomposed_again():
     pair = dense_pair()
     base = dense.svd(pair.base)
