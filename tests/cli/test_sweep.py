@@ -100,7 +100,8 @@ def test_a_mistake_gets_one_sentence_and_its_code(run, models, words, code, mess
     assert message in " ".join(err.split())
 
 
-def test_a_full_fine_tune_has_no_pattern(run, models):
+def test_a_full_fine_tune_has_no_pattern(run, models, monkeypatch):
+    monkeypatch.setattr("spectra.api.sweep", lambda *_, **__: pytest.fail("it was swept before it was refused"))
     code, out, err = run("sweep", models / "base", models / "full", *FEW, "--alpha-pattern", "-")
     assert (code, out) == (2, "")
     assert "there is no alpha to write" in err
