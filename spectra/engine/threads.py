@@ -1,13 +1,14 @@
 """How many threads small linear algebra uses: one. Threads that wait for each other on a busy machine have made
 small decompositions hundreds of times slower, and cost more than they save below a few hundred rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -23,9 +24,9 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(kept)
 
 
-def side_by_side(function: Callable[[torch.Tensor], Result], items: torch.Tensor) -> list[Result]:
-    """Apply a function that spends its time in LAPACK to every matrix of a batch, each on a thread of its own."""
-    kept = torch.get_num_threads()
+def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Apply a function that spends its time in torch to every item (matrix of a batch), each on a thread of its own."""
+    kept, items = torch.get_num_threads(), list(items)
     with (
         one_thread(),
         ThreadPoolExecutor(min(kept, max(len(items), 1)), initializer=torch.set_num_threads, initargs=(1,)) as pool,

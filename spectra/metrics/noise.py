@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from spectra.metrics.blocks import row_blocks
+from spectra.metrics.blocks import Blocks, over_rows
 from spectra.updates import Update
 
 _MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
@@ -70,22 +71,37 @@ def rounding_floor(base: torch.Tensor, update: torch.Tensor | Update, dtype: str
     m, n = base.shape
     if base.numel() == 0:
         return Floor(dtype, 0.0, 0.0, 0.0, 0.0)
-    of_columns = torch.zeros(n, dtype=torch.float64)
-    largest_row, touched, lost = 0.0, 0, 0
-    finer = 2.0 ** (_MANTISSA_BITS.get(dtype, 23) + 1)
-    for W0, dW in row_blocks(base, update):
+    spans = over_rows(partial(_noise, dtype=dtype), base, update)
+    of_columns = torch.stack([span.of_columns for span in spans]).sum(0)
+    sigma = math.sqrt(of_columns.sum().item() / (m * n))
+    uneven = math.sqrt(max(span.largest_row for span in spans)) + math.sqrt(of_columns.max().item())
+    lost = sum(span.lost for span in spans) / max(sum(span.moved for span in spans), 1)
+    return Floor(dtype, sigma, sigma * (m**0.5 + n**0.5), uneven, lost)
+
+
+@dataclass(slots=True)
+class _Noise:
+    """Of some rows: variances summed by columns [n], the largest sum of a row, entries that moved and that are lost."""
+
+    of_columns: torch.Tensor
+    largest_row: float = 0.0
+    moved: int = 0
+    lost: int = 0
+
+
+def _noise(blocks: Blocks, dtype: str) -> _Noise:
+    found, finer = _Noise(torch.zeros((), dtype=torch.float64)), 2.0 ** (_MANTISSA_BITS.get(dtype, 23) + 1)
+    for W0, dW in blocks:
         W = W0 + dW
         power, size = _power(W0, dtype), dW.abs().mul_(finer)
         moved = int(size.sign().sum())  # sums of ones: exact in float32 up to 2^24 of them
-        touched += moved
-        lost += int(size.lt_(power).sum()) - (dW.numel() - moved)  # what did not move is smaller than any step too
+        found.moved += moved
+        found.lost += int(size.lt_(power).sum()) - (dW.numel() - moved)  # what did not move is below any step too
         larger = torch.maximum(power, _power(W, dtype))
-        of_rows, of_block, unit = _squared_sums(larger, W0, W, dtype)
-        of_columns += of_block.double() * unit
-        largest_row = max(largest_row, of_rows.max().item() * unit)
-    sigma = (of_columns.sum().item() / (m * n)) ** 0.5
-    uneven = largest_row**0.5 + of_columns.max().item() ** 0.5
-    return Floor(dtype, sigma, sigma * (m**0.5 + n**0.5), uneven, lost / max(touched, 1))
+        of_rows, of_columns, unit = _squared_sums(larger, W0, W, dtype)
+        found.of_columns = found.of_columns + of_columns.double() * unit
+        found.largest_row = max(found.largest_row, of_rows.max().item() * unit)
+    return found
 
 
 def _squared_sums(

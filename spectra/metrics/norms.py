@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spectra.metrics.blocks import row_blocks
+from spectra.metrics.blocks import Blocks, over_rows
 from spectra.updates import Update
 
 
@@ -27,11 +27,7 @@ def norms(
     base: torch.Tensor, update: torch.Tensor | Update, base_values: torch.Tensor, update_values: torch.Tensor
 ) -> Norms:
     """Measure an update against its base, both [m, n]; the singular values give the spectral norms."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    for rows in row_blocks(base, update):
-        W0, dW = (block.double().flatten() for block in rows)
-        sums += torch.stack([W0 @ W0, dW @ dW, W0 @ dW])
-    of_base, of_update, across = sums.tolist()
+    of_base, of_update, across = torch.stack(over_rows(_products, base, update)).sum(0).tolist()
     size, change, tuned = of_base**0.5, of_update**0.5, max(of_base + 2 * across + of_update, 0.0) ** 0.5
     product = size * tuned
     return Norms(
@@ -42,3 +38,12 @@ def norms(
         update_spectral=update_values[0].item() if len(update_values) else 0.0,
         cosine=(of_base + across) / product if product else 0.0,
     )
+
+
+def _products(blocks: Blocks) -> torch.Tensor:
+    """Return `[W0 . W0, dW . dW, W0 . dW]` of some rows."""
+    sums = torch.zeros(3, dtype=torch.float64)
+    for rows in blocks:
+        W0, dW = (block.double().flatten() for block in rows)
+        sums += torch.stack([W0 @ W0, dW @ dW, W0 @ dW])
+    return sums

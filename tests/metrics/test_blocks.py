@@ -5,7 +5,7 @@ import torch
 
 from spectra import testing
 from spectra.metrics import blocks
-from spectra.metrics.blocks import has_entry, row_blocks, update_blocks
+from spectra.metrics.blocks import has_entry, over_rows, update_blocks
 from spectra.updates import Dense, LowRank, Rescaled
 
 
@@ -24,15 +24,31 @@ UPDATES = {
 }
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    kept = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(kept)
+
+
 @pytest.mark.parametrize("kind", UPDATES)
-def test_the_blocks_together_are_the_matrix(kind):
+def test_the_spans_together_are_the_matrix(kind, threads):
     update = UPDATES[kind]
     whole = update if isinstance(update, torch.Tensor) else update.dense()
-    seen = list(row_blocks(BASE, update))
-    assert len(seen) == 7
+    spans = over_rows(list, BASE, update)
+    assert len(spans) == threads
+    assert torch.get_num_threads() == threads
+    seen = [rows for span in spans for rows in span]
+    assert all(W0.shape == dW.shape and W0.numel() <= 200 for W0, dW in seen)
     torch.testing.assert_close(torch.cat([rows for rows, _ in seen]), BASE, rtol=0, atol=0)
     torch.testing.assert_close(torch.cat([rows for _, rows in seen]), whole)
-    assert all(W0.shape == dW.shape for W0, dW in seen)
+
+
+@pytest.mark.parametrize("shape", [(0, 30), (1, 30), (7, 30), (5, 0)])
+def test_small_matrices_have_one_span(shape, threads):
+    (span,) = over_rows(list, torch.ones(shape), torch.ones(shape))
+    assert sum(len(rows) for rows, _ in span) == shape[0]
 
 
 def test_factors_are_never_multiplied_whole(monkeypatch):
