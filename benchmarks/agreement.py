@@ -152,7 +152,6 @@ def _tied(overlap: torch.Tensor, values: torch.Tensor) -> float:
     return math.sqrt(float(energy.max()))
 
 
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=3000)

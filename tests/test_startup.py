@@ -24,7 +24,15 @@ def heavy_imports(*words):
 
 
 @pytest.mark.parametrize(
-    "words", [("--help",), ("diagnose", "--help"), ("compare", "--help"), ("demo", "--help"), ("base", "--help"), ("inspect", "--help")]
+    "words",
+    [
+        ("--help",),
+        ("diagnose", "--help"),
+        ("compare", "--help"),
+        ("demo", "--help"),
+        ("base", "--help"),
+        ("inspect", "--help"),
+    ],
 )
 def test_help_imports_no_torch(words):
     assert heavy_imports(*words) == "[]"

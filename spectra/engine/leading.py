@@ -12,7 +12,7 @@ from spectra.engine.krylov import WIDTH, Krylov, Linear, Ritz, random_rows
 
 _MOST = 24
 _DISTINCT = 0.05  # error above which a vector is not told from its neighbour
-_LOOKS, _LOOKS_CUDA = (4, 1), (10, 3)  # steps before the first look and between two: a look costs more on CUDA
+_LOOKS, _LOOKS_CUDA = (5, 1), (10, 3)  # steps before the first look and between two: a look costs more on CUDA
 _FOUND = 0.1  # residual over gap below which a Ritz vector is a singular vector that was found
 _SURE = 1e-6  # chance of an overlooked value at which no further step is needed
 _ENOUGH = 1e-3  # error of a vector at which it needs no further step
@@ -39,7 +39,6 @@ class Leading:
     label: torch.Tensor
     missed: torch.Tensor
     steps: int
-
 
     def part(self, members: list[int]) -> "Leading":
         """The same for some matrices of the batch."""

@@ -16,7 +16,9 @@ def operator(m, n, seed, dtype=torch.float64, rank=0):
     if not rank:
         return Operator(base)
     generator = torch.Generator().manual_seed(seed)
-    B, A = (torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in ((m, rank), (rank, n)))
+    B, A = (
+        torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(dtype) for shape in ((m, rank), (rank, n))
+    )
     return Operator(base, B, A)
 
 
