@@ -194,7 +194,9 @@ class Krylov:
         self._asymmetry = torch.zeros(g, dtype=torch.float64, device=start.device)
         self._largest = start.new_zeros(g)
         self._rows = random_rows(1, b, m, start, _NOISE_SEED)[0] / m**0.5
-        self._basis[:, :b], _ = _orthonormal(start)
+        # Rows of one length, orthonormalised twice: Cholesky's shift is relative to the longest.
+        unit = start / start.norm(dim=2, keepdim=True).clamp_min(torch.finfo(start.dtype).tiny)
+        self._basis[:, :b], _ = _orthonormal(_orthonormal(unit)[0])
         self._next = torch.zeros(g, b, b, dtype=torch.float64, device=start.device)
 
     @property

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectra import testing
+from spectra.engine import krylov
 from spectra.engine.krylov import Diagonal, Krylov, Operator, random_rows
 
 SEEDS = st.integers(0, 10**6)
@@ -80,6 +81,20 @@ def test_a_space_that_is_used_up_stays_orthonormal():
     Q = space.basis[0]
     torch.testing.assert_close(Q @ Q.T, torch.eye(len(Q), dtype=Q.dtype), rtol=0, atol=1e-10)
     torch.testing.assert_close(space.ritz().values[0, :3], torch.tensor([9.0, 4, 1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cholesky_makes_a_start_of_uneven_rows_orthonormal(monkeypatch, dtype):
+    """As on CUDA: short rows beside long ones lose nothing."""
+    monkeypatch.setattr(krylov, "_orthonormal", krylov._cholesky_orthonormal)
+    of = operator(300, 280, seed=3, dtype=dtype)
+    start = random_rows(1, 12, 300, of.like, 0) * torch.logspace(-4, 3, 12)[:, None].to(dtype)
+    space = Krylov(of, start, 6)
+    space.grow(6)
+    Q = space.basis[0].double()
+    close = 2e-6 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(Q @ Q.T, torch.eye(len(Q), dtype=Q.dtype), rtol=0, atol=close)
+    assert float(space.ritz().rounding / space.ritz().values[0, 0]) < 10 * close
 
 
 def test_a_batch_is_its_members_and_some_may_go_on_alone():
