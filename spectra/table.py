@@ -7,6 +7,7 @@ import math
 import os
 import re
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,35 @@ def to_pandas(rows: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
     except ImportError:
         raise MachineError("to_pandas needs pandas, which is not installed: pip install pandas") from None
     return pandas.DataFrame([flatten(row) for row in rows])
+
+
+def given(text: str, path: str | Path | None) -> str:
+    """Return a text, and write it when a path is given."""
+    if path is not None:
+        write(path, text)
+    return text
+
+
+class Tabular(ABC):
+    """A result that is a document and a table at once."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def flat_rows(self) -> list[dict[str, Any]]: ...
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return the whole as JSON, and write it when a path is given."""
+        return given(to_json(self.to_dict()), path)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return the rows as CSV, one line a matrix, and write them when a path is given."""
+        return given(to_csv(self.flat_rows()), path)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return the rows as a DataFrame with flat columns (`rank.effective`). Needs pandas."""
+        return to_pandas(self.flat_rows())
 
 
 def _cell(value: Any) -> Any:

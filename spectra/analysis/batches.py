@@ -7,7 +7,6 @@ and kind are answered together. What a batch cannot answer is left to the caller
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 
 import torch
 
@@ -47,7 +46,7 @@ def _window(source: Iterator[WeightPair]) -> list[WeightPair]:
 def _answers(window: list[WeightPair], request: Request) -> list[Decompositions | None]:
     groups: dict[tuple[tuple[int, int], bool, str], list[int]] = defaultdict(list)
     for place, pair in enumerate(window):
-        if method_for(pair, request, None) == "certified" and rejected(pair, request) is None and _is_finite(pair):
+        if method_for(pair, request, None) == "certified" and rejected(pair, request) is None:  # NaN and infinity too
             groups[pair.shape, pair.update.factors is not None, pair.base_storage.dtype].append(place)
     answers: list[Decompositions | None] = [None] * len(window)
     for (shape, _, _), places in groups.items():
@@ -57,12 +56,6 @@ def _answers(window: list[WeightPair], request: Request) -> list[Decompositions 
             for place, answer in zip(batch, found, strict=True):
                 answers[place] = answer
     return answers
-
-
-def _is_finite(pair: WeightPair) -> bool:
-    """Whether a pair can join a batch; one that is not finite is told so by its row."""
-    parts = chain((pair.base,), pair.update.factors or (pair.update.dense(),))
-    return all(bool(torch.isfinite(torch.linalg.vector_norm(part, torch.inf))) for part in parts)
 
 
 def _batch_size(shape: tuple[int, int], device: str) -> int:

@@ -53,18 +53,12 @@ class ModelComparison:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return the comparison as JSON, and write it when a path is given."""
-        text = table.to_json(self.to_dict())
-        if path is not None:
-            table.write(path, text)
-        return text
+        return table.given(table.to_json(self.to_dict()), path)
 
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return all rows as CSV with the model's name first, and write them when a path is given."""
         rows = [{"model": name, **row} for name, diagnosis in self.models.items() for row in diagnosis.flat_rows()]
-        text = table.to_csv(rows)
-        if path is not None:
-            table.write(path, text)
-        return text
+        return table.given(table.to_csv(rows), path)
 
 
 def compare(

@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -24,13 +23,13 @@ from spectra.loaders.source import Model
 from spectra.metrics.layer import FAILURES, Layer
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(table.Tabular):
     """Everything measured of one tuned model against its base.
 
     rows : one `Layer` a matrix, in base order; summary : the numbers read first; findings : what they
@@ -60,18 +59,6 @@ class Diagnosis:
             "layers": [layer.to_dict() for layer in self.rows],
         }
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the report as JSON, and write it when a path is given."""
-        return _given(table.to_json(self.to_dict()), path)
-
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """Return the rows as CSV, one line a matrix, and write them when a path is given."""
-        return _given(table.to_csv(self.flat_rows()), path)
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return the rows as a DataFrame with flat columns (`rank.effective`). Needs pandas."""
-        return table.to_pandas(self.flat_rows())
-
     def flat_rows(self) -> list[dict[str, Any]]:
         """Return the rows without their spectra and sweeps."""
         rows = []
@@ -88,12 +75,6 @@ def _blocks(intruders: Any) -> list[dict[str, Any]]:
     if intruders is None:
         return []
     return [intruders] if "side" in intruders else list(intruders.values())
-
-
-def _given(text: str, path: str | Path | None) -> str:
-    if path is not None:
-        table.write(path, text)
-    return text
 
 
 def diagnose(

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra import table
@@ -29,7 +28,7 @@ from spectra.text import show
 from spectra.updates import WeightPair
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 SCALES = tuple(round(0.05 * step, 2) for step in range(41))
 _MOST_SCALES = 1000
@@ -37,7 +36,7 @@ KINDS = ("count", "degenerate", "rotated", "new")
 
 
 @dataclass(frozen=True)
-class ModelSweep:
+class ModelSweep(table.Tabular):
     """The phase curves of one model.
 
     scales : ascending, 0 and 1 among them; rows : one `PhaseCurve` a matrix, in base order; skipped, provenance,
@@ -123,18 +122,6 @@ class ModelSweep:
             "layers": [row.to_dict() for row in self.rows],
         }
 
-    def to_json(self, path: str | Path | None = None) -> str:
-        """Return the sweep as JSON, and write it when a path is given."""
-        return _given(table.to_json(self.to_dict()), path)
-
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """Return the rows as CSV, one line a matrix, and write them when a path is given."""
-        return _given(table.to_csv(self.flat_rows()), path)
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return the rows as a DataFrame with flat columns (`law.critical`). Needs pandas."""
-        return table.to_pandas(self.flat_rows())
-
     def flat_rows(self) -> list[dict[str, Any]]:
         """Return the rows with the counts over all sides in place of the curves."""
         flat = []
@@ -145,12 +132,6 @@ class ModelSweep:
             found["scales"] = list(self.scales)
             flat.append(found | {kind: list(row.total(kind)) for kind in KINDS})
         return flat
-
-
-def _given(text: str, path: str | Path | None) -> str:
-    if path is not None:
-        table.write(path, text)
-    return text
 
 
 def require_scales(scales: Sequence[float]) -> tuple[float, ...]:

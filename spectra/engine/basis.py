@@ -20,7 +20,7 @@ import torch
 
 from spectra.engine.decomposition import SVD
 from spectra.engine.krylov import Diagonal
-from spectra.engine.leading import Leading, leading
+from spectra.engine.leading import Leading, leading, over_clusters
 from spectra.engine.resemblance import Resemblance, Side, interval, rounding_of
 
 _AHEAD = 4  # coordinate axes beyond k that the space starts from
@@ -172,8 +172,7 @@ def _blur(coordinates: Coordinates, found: Leading) -> torch.Tensor:
     size = torch.linalg.matrix_norm(core, 2) / ((1 - left) * (1 - right))
     moved = ((left + right + left * right) * size)[:, None]
     # The error of a vector is the residual of its cluster over the gap around it.
-    own, label = (found.residual * found.S[:, :1]).square().cpu(), found.label.cpu()
-    whole = torch.zeros_like(own).scatter_add(1, label, own).gather(1, label).sqrt()
+    whole = over_clusters((found.residual * found.S[:, :1]).square().cpu(), found.label.cpu())
     gap = whole / found.error.cpu()
     blur: torch.Tensor = moved / (gap - 2 * moved).clamp_min(torch.finfo(gap.dtype).tiny)
     return blur.clamp_max(2.0)

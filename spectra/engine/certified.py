@@ -17,7 +17,7 @@ import torch
 from spectra.engine.certificate import AtomBound, chance_hidden
 from spectra.engine.decomposition import resolution
 from spectra.engine.krylov import Krylov, Operator, Ritz, random_rows
-from spectra.engine.leading import Leading, width_for
+from spectra.engine.leading import Leading, over_clusters, width_for
 from spectra.engine.resemblance import Resemblance, Side
 
 _LOOKS = (6, 10)  # steps at which the space is looked at; then as the trend says
@@ -150,7 +150,9 @@ class _Look:
         self.waiting: list[int] = []
         self.high = self.ritz.values[:, 0] + 2 * self.ritz.residuals()[:, 0]
         self._tighten(known)
-        self.bound = self._over_clusters(torch.maximum(within, self.elsewhere)).clamp_max(1)
+        # A unit vector of a cluster of tuned vectors is bounded by the bounds of its basis together.
+        bound = torch.maximum(within, self.elsewhere)
+        self.bound = over_clusters(bound.square(), tuned.label.to(bound.device)).clamp_max(1)
         self.known = torch.minimum(torch.where(self.alone, known, 0.0), self.bound)
         intruder = self.bound < epsilon
         settled = (self.known >= epsilon) | intruder | ((tied >= epsilon) & self.alone)
@@ -244,11 +246,6 @@ class _Look:
             if chance <= _SURE:
                 return low, chance
         return float("inf"), 0.0
-
-    def _over_clusters(self, bound: torch.Tensor) -> torch.Tensor:
-        """Bound every unit vector of a cluster of tuned vectors by the root of the sum of squares of its basis."""
-        label = self.tuned.label.to(bound.device)
-        return torch.zeros_like(bound).scatter_add(1, label, bound.square()).gather(1, label).sqrt()
 
     def _novelty_unsure(self, asked: torch.Tensor) -> torch.Tensor:
         """Whether the share outside the base's top space may lie on either side of the line that names it. [g, k]"""

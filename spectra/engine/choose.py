@@ -1,7 +1,7 @@
 """Pick an algorithm for a pair, run it, and say which and why. Above the algorithms on purpose."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -259,36 +259,36 @@ def _by_basis(pair: WeightPair, request: Request, base: SVD | None) -> Decomposi
     if not suits(pair.shape, request):
         m, n = pair.shape
         return _exact(pair, request, base, f"; {m} x {n} is too small for the basis path")
-    values, path, estimated = _update_spectrum(pair, request)
     told = "the base decomposed for it" if made else f"the base known ({base.method})"
     if pair.update.factors is None:
-        by_products = _krylov_in_basis(pair, request, base, values, f"{told}; {path}")
-        return replace(by_products, update_estimate=estimated)
+        return _krylov_in_basis(pair, request, base, told)
     B, A = (factor[None] for factor in pair.update.factors)
     inside = basis.coordinates(base, B, A)
     found = basis.top(inside, request.k)
     sides = tuple(basis.resemblances(inside, found, side)[0] for side in request.sides)
     if unsettled(sides, request.epsilon):
         if base.vector_error:  # the coordinates are as inexact as the vectors; the leading vectors of W need not be
-            return _krylov_in_basis(pair, request, base, values, f"{told}; {path}")
+            return _krylov_in_basis(pair, request, base, told)
         return _exact(pair, request, base, "; the basis path left a vector undecided")
+    values, path, _ = _update_spectrum(pair, request)
     moved = basis.moved(inside, found)[0]
     return Decompositions(
         base.S, found.S[0], values, moved, sides, "basis", f"coordinates in the base's basis, {told}; {path}", base
     )
 
 
-def _krylov_in_basis(pair: WeightPair, request: Request, base: SVD, values: torch.Tensor, path: str) -> Decompositions:
+def _krylov_in_basis(pair: WeightPair, request: Request, base: SVD, told: str) -> Decompositions:
     """Find the leading vectors of W by its products, and compare them with all base vectors."""
     _, tuned = operators([pair], request.device)
     found = leading(tuned, request.k)
+    del tuned  # W of dense updates is formed: the spectrum of dW needs its memory
     sides = tuple(against(base, found, side) for side in request.sides)
     if unsettled(sides, request.epsilon):
         return _exact(pair, request, base, "; the basis path left a vector undecided")
+    values, path, estimated = _update_spectrum(pair, request)
     moved = _moved(pair, found.U[0].T.cpu(), found.V[0].T.cpu())
-    return Decompositions(
-        base.S, found.S[0], values, moved, sides, "basis", f"block Krylov for W, {found.steps} steps, {path}", base
-    )
+    reason = f"block Krylov for W, {found.steps} steps, {told}; {path}"
+    return Decompositions(base.S, found.S[0], values, moved, sides, "basis", reason, base, estimated)
 
 
 def against(base: SVD, found: Leading, side: Side) -> Resemblance:

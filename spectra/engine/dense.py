@@ -7,7 +7,6 @@ Values alone have a chain of their own, which ends in this one.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import scipy.linalg
@@ -16,6 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from spectra.engine import banded
 from spectra.engine.decomposition import SVD, check
+from spectra.engine.threads import one_thread
 from spectra.errors import DecompositionError, NonFiniteError
 
 _MAX_ELEMENTS = 2**31 - 1
@@ -151,7 +151,7 @@ def _values_chain(A: torch.Tensor, device: str) -> Iterator[tuple[str, Callable[
 
 
 def _values(A: torch.Tensor) -> torch.Tensor:
-    with _few_threads(A.shape):
+    with one_thread(min(A.shape) <= _SMALL):
         found: torch.Tensor = torch.linalg.svdvals(A)
     return found
 
@@ -215,20 +215,8 @@ def _chain(dtype: torch.dtype, device: str) -> Iterator[tuple[str, Callable[[tor
         yield "gesvd float64", lambda A: _scipy(A.double())
 
 
-@contextmanager
-def _few_threads(shape: torch.Size) -> Iterator[None]:
-    """Decompose a small matrix on one thread: it costs nothing, and on a busy machine threads that wait for each
-    other have made 128 x 352 a thousand times slower."""
-    kept = torch.get_num_threads()
-    torch.set_num_threads(1 if min(shape) <= _SMALL else kept)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(kept)
-
-
 def _torch(A: torch.Tensor) -> _Raw:
-    with _few_threads(A.shape):
+    with one_thread(min(A.shape) <= _SMALL):
         U, S, Vh = torch.linalg.svd(A, full_matrices=False)
     return U, S, Vh
 

@@ -143,8 +143,13 @@ def errors(ritz: Ritz, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     nearest = torch.minimum(torch.minimum(above, below), sigma[:, :-1])
     own = residual[:, :-1].square()
     least = torch.full_like(nearest, torch.inf).scatter_reduce(1, label, nearest, "amin").gather(1, label)
-    whole = torch.zeros_like(own).scatter_add(1, label, own).gather(1, label).sqrt()
+    whole = over_clusters(own, label)
     return (whole / least.clamp_min(1e-300)).clamp_max(2.0), label
+
+
+def over_clusters(squares: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """Give every member of a cluster the root of the sum of squares over the cluster. [g, k] each"""
+    return torch.zeros_like(squares).scatter_add(1, label, squares).gather(1, label).sqrt()
 
 
 def _improvable(ritz: Ritz, k: int) -> bool:

@@ -1,6 +1,5 @@
 """One row of a report: every measurement of one matrix, or the reason why there is none."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ from spectra.metrics.noise import Floor, coarser, rounding_floor
 from spectra.metrics.norms import Norms, norms
 from spectra.metrics.place import Place, place
 from spectra.metrics.ranks import Ranks, estimated_ranks, ranks
+from spectra.metrics.row import Row
 from spectra.metrics.spectrum import Spectrum, spectrum
 from spectra.text import show
 from spectra.updates import Storage, WeightPair
@@ -19,7 +19,7 @@ FAILURES = (NONFINITE, FAILED, OOM)
 
 
 @dataclass(frozen=True, repr=False)
-class Layer(Mapping[str, Any]):
+class Layer(Row):
     """All that is known of one matrix. As a mapping it reads like its JSON: `row["rank"]["effective"]`.
 
     status : "ok", "zero_update", "zero_base", "nonfinite", "failed" or "oom"; the measurements are there for "ok".
@@ -90,15 +90,6 @@ class Layer(Mapping[str, Any]):
             "spectrum": asdict(self.spectrum) if self.spectrum else None,
             "notes": list(self.notes),
         }
-
-    def __getitem__(self, name: str) -> Any:
-        return self.to_dict()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.to_dict())
-
-    def __len__(self) -> int:
-        return len(self.to_dict())
 
     def __hash__(self) -> int:
         return hash((self.key, self.index))

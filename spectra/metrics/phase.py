@@ -1,6 +1,6 @@
 """The phase curve of one matrix: its intruders at every scale of its update, and the scale at which they begin."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ from spectra.engine.resemblance import Side
 from spectra.metrics.intruders import Intruders
 from spectra.metrics.layer import OK
 from spectra.metrics.place import Place, place
+from spectra.metrics.row import Row
 from spectra.metrics.threshold import Threshold
 from spectra.text import show
 
@@ -47,7 +48,7 @@ def side_curve(verdicts: Sequence[Intruders]) -> SideCurve:
 
 
 @dataclass(frozen=True, repr=False)
-class PhaseCurve(Mapping[str, Any]):
+class PhaseCurve(Row):
     """What one matrix does as its update is scaled. As a mapping it reads like its JSON.
 
     scales : ascending, 0 and 1 among them. sides : a curve for each side asked for; none where the status is not "ok".
@@ -155,15 +156,6 @@ class PhaseCurve(Mapping[str, Any]):
             "curves": curves,
             "notes": list(self.notes),
         }
-
-    def __getitem__(self, name: str) -> Any:
-        return self.to_dict()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.to_dict())
-
-    def __len__(self) -> int:
-        return len(self.to_dict())
 
     def __hash__(self) -> int:
         return hash((self.key, self.index))
