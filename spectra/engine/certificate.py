@@ -23,8 +23,8 @@ import torch
 
 from spectra.engine.krylov import Ritz
 
-_LOOSENESS = 0.05  # s tau^2: what an interval may cost in tightness
-_FIRST_INTERVALS, _FIRST_INTERVALS_CUDA = 48, 384  # a halving costs more than many points there
+_LOOSENESS = 0.02  # s tau^2: what an interval may cost in tightness
+_FIRST_INTERVALS, _FIRST_INTERVALS_CUDA = 128, 384  # a halving costs more than many points there
 _OUTLIERS = 16  # leading Ritz values that the first intervals separate one by one
 _HALVINGS = 10
 _MOST_POINTS = 4096

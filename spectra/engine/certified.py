@@ -20,9 +20,9 @@ from spectra.engine.krylov import Krylov, Operator, Ritz, random_rows
 from spectra.engine.leading import Leading, over_clusters, width_for
 from spectra.engine.resemblance import Resemblance, Side
 
-_LOOKS = (6, 10)  # steps at which the space is looked at; then as the trend says
+_LOOKS = (6, 12)  # steps at which the space is looked at; then as the trend says
 _LOOKS_CUDA = (10, 15)  # a look costs more than some steps there
-_LONGEST, _LONGEST_CUDA = 3, 8  # most steps between two looks
+_LONGEST, _LONGEST_CUDA = 6, 8  # most steps between two looks
 _SPARE, _SPARE_NULL = 2, 12  # random columns beside the vectors; more where small values must be excluded
 _CONVERGED = 1e-3  # error up to which a base direction is a witness
 _SURE = 1e-6  # chance of a hidden small value above which nothing is claimed

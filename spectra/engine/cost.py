@@ -7,7 +7,7 @@ spectrum of dW, norms, rounding floor) is left out.
 from dataclasses import dataclass
 
 MOST_STEPS = 64
-LEADING_WIDTH, CERTIFICATE_WIDTH = 24, 12  # of blocks, for k = 10
+LEADING_WIDTH, CERTIFICATE_WIDTH = 16, 12  # of blocks, for k = 10
 
 
 @dataclass(frozen=True, slots=True)

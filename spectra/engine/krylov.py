@@ -13,7 +13,7 @@ import torch
 
 from spectra.engine.threads import one_thread, side_by_side
 
-WIDTH = 12  # block widths are multiples of it: the width at which a product costs least a column (see benchmarks)
+WIDTH = 4  # block widths are multiples of it
 _NOISE_SEED = 99
 _THREADED = 512  # size of a projected matrix from which LAPACK may use all threads
 _WORTHWHILE = 256  # smaller dimension from which oneDNN's kernels gain

@@ -16,7 +16,7 @@ _LOOKS, _LOOKS_CUDA = (5, 1), (10, 3)  # steps before the first look and between
 _FOUND = 0.1  # residual over gap below which a Ritz vector is a singular vector that was found
 _SURE = 1e-6  # chance of an overlooked value at which no further step is needed
 _ENOUGH = 1e-3  # error of a vector at which it needs no further step
-_SPARE = 6  # columns beyond k: the more, the faster the last vectors come
+_SPARE, _SPARE_CUDA = 6, 14  # columns beyond k: the more, the faster the last vectors come
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,9 @@ def leading(
     if flipped:
         operator, m, n = operator.transposed, n, m
     random = start is None
-    start = random_rows(g, min(width_for(k + _SPARE), m), m, operator.like, seed) if start is None else start
+    if start is None:
+        spare = _SPARE_CUDA if operator.like.is_cuda else _SPARE
+        start = random_rows(g, min(width_for(k + spare), m), m, operator.like, seed)
     width = start.shape[1]
     most = max(1, min(most, m // width - 1))
     space = Krylov(operator, start, most)

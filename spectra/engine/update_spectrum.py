@@ -22,6 +22,9 @@ def update_values(pair: WeightPair, device: str) -> tuple[torch.Tensor, str]:
     """Return the singular values of dW, from its factors where it has them, and how they were had."""
     if pair.update.factors is not None:
         return factored.svd(*pair.update.factors).S, "the update from its factors, never formed"
+    known = pair.update.values()
+    if known is not None:
+        return known, f"the update from its {pair.update.kind} structure, never formed"
     values, how = dense.values(pair.update.dense(), device=device)
     return values, f"the update by its singular values alone ({how})"
 

@@ -68,6 +68,10 @@ class Base:
         config = self.source.config
         return "transposed_modules" in config or ("model_type" in config and "auto_map" not in config)
 
+    def name(self, key: str) -> str:
+        """Return the Hub's name of a weight, where its container has names of its own; else its key."""
+        return key
+
     def layout(self, key: str) -> Layout:
         return layout_of(self.tensors[key].shape, transposed=self.transposed(key))
 

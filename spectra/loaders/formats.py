@@ -47,7 +47,15 @@ WEIGHT_NAMES = (
     "pytorch_model.bin.index.json",
 )
 INDEX_SUFFIX = ".index.json"
-ADAPTER_NAMES = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_NAMES = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "adapters.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+    "pytorch_adapter.bin",
+    "adapter_model.pt",
+)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 

@@ -6,17 +6,20 @@ from types import TracebackType
 from typing import Self
 
 from spectra.errors import InputError, MatchError
+from spectra.loaders.adapters.adapter import Found
 from spectra.loaders.adapters.beside import adapters_below
-from spectra.loaders.adapters.config import CONFIG_NAME
+from spectra.loaders.adapters.config import read_raw
+from spectra.loaders.adapters.dialects import dialect_of
 from spectra.loaders.adapters.folder import plan_adapter
 from spectra.loaders.base import Base, open_base
 from spectra.loaders.files import exists, require_exists
-from spectra.loaders.formats import WEIGHT_NAMES, WEIGHT_SUFFIXES
+from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
 from spectra.loaders.full import plan_full
 from spectra.loaders.header import Header
 from spectra.loaders.matching import selector
+from spectra.loaders.options import ReadOptions
 from spectra.loaders.plan import Plan, Skipped, TunedInfo
-from spectra.loaders.source import Model
+from spectra.loaders.source import Model, open_source
 from spectra.text import listing, nearest, show
 from spectra.updates import WeightPair
 
@@ -89,6 +92,10 @@ def open_pairs(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     allow_unmatched: bool = False,
+    as_stored: bool = False,
+    initial: str | Path | None = None,
+    alpha: float | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Pairs:
     """Open a base and a tuned model as weight pairs, without building either model.
 
@@ -101,6 +108,14 @@ def open_pairs(
         Which weights to read: `q_proj`, `model.layers.3.*`.
     allow_unmatched : bool
         List adapter tensors that match nothing as skipped instead of refusing the adapter.
+    as_stored : bool
+        Read an adapter whose initialisation changed the base (PiSSA, ...) as plain factors, and say so.
+    initial : path
+        The adapter before training, whose factors are subtracted.
+    alpha : float
+        The alpha of files that do not hold one.
+    names : mapping
+        From module names in the file to those in the base, where a trainer invented its own.
 
     Raises
     ------
@@ -108,7 +123,8 @@ def open_pairs(
         Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
     """
     opened = open_base(base)
-    plan = _plan(tuned, opened, allow_unmatched)
+    options = ReadOptions(allow_unmatched, as_stored, Path(initial) if initial else None, alpha, dict(names or {}))
+    plan = _plan(tuned, opened, options)
     if not plan.pairs:
         raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(opened.source.label)}'.")
     include, exclude = ((given,) if isinstance(given, str) else given for given in (include, exclude))
@@ -123,24 +139,36 @@ def open_pairs(
     return Pairs(opened, plan, chosen, [*plan.skipped, *left])
 
 
-def _plan(tuned: Model, base: Base, allow_unmatched: bool) -> Plan:
+def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
     if isinstance(tuned, str | Path):
         path = Path(tuned)
         require_exists(path)
-        if path.is_file() and path.name not in WEIGHT_NAMES and exists(path.parent / CONFIG_NAME):
-            return plan_adapter(path, base, allow_unmatched=allow_unmatched)
-        if path.is_dir() and exists(path / CONFIG_NAME):
-            plan = plan_adapter(path, base, allow_unmatched=allow_unmatched)
-            plan.notes.extend(_full_beside(path))
-            return plan
         _suggest_subfolder(path)
-        return plan_full(path, base)
+        found = _found(path, options)
+        dialect = dialect_of(found)
+        if dialect is None:
+            found.source.close()
+            return plan_full(path, base)
+        plan = plan_adapter(found, dialect, base)
+        plan.notes.extend(_full_beside(path))
+        return plan
     if isinstance(tuned, Mapping) or hasattr(tuned, "state_dict"):
         return plan_full(tuned, base)
     raise InputError(f"an object of type {type(tuned).__name__} is neither a path, an nn.Module nor a state dict.")
 
 
+def _found(path: Path, options: ReadOptions) -> Found:
+    """Open what lies at a path; an adapter's own files come before a model's."""
+    folder = path if path.is_dir() else path.parent
+    beside = path.is_dir() or path.name not in WEIGHT_NAMES
+    raw = read_raw(folder) if beside else {}
+    adapter = path.is_dir() and (raw or any(exists(folder / name) for name in ADAPTER_NAMES))
+    return Found(path, open_source(path, ADAPTER_NAMES if adapter else WEIGHT_NAMES), raw, options)
+
+
 def _full_beside(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
     found = [name for name in WEIGHT_NAMES if exists(folder / name)]
     return [f"{listing(found)} beside the adapter: the adapter is read, not the model"] if found else []
 

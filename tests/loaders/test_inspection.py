@@ -389,7 +389,7 @@ def test_the_tables_agree_with_the_loaders():
     ],
 )  # fmt: skip
 def test_factors_are_parsed_as_the_family_parses_them(name):
-    match, parsed = methods.LORA.matcher.search(name), lora.parse(name)
+    match, parsed = methods.LORA.matcher.search(name), lora.LORA.parse(name)
     if parsed is not None and parsed[1].endswith(".bias"):
         parsed = None
     ours = match and (match["module"], match["down"] or match["up"], match["adapter"])

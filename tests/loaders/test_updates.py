@@ -7,7 +7,21 @@ from hypothesis import strategies as st
 
 from spectra.errors import InputError, MatchError
 from spectra.layout import Layout, layout_of
-from spectra.updates import Dense, LowRank, Rescaled, Storage, WeightPair
+from spectra.updates import (
+    Blocks,
+    Dense,
+    Elementwise,
+    Kronecker,
+    LowRank,
+    Multiplied,
+    Rescaled,
+    Sparse,
+    Stacked,
+    Storage,
+    Sum,
+    WeightPair,
+    nothing,
+)
 
 laws = settings(deadline=None, max_examples=50)
 extents = st.integers(1, 9)
@@ -34,7 +48,50 @@ def rescaled_columns(m, n, r, seed):
     return Rescaled(normal(seed + 2, m, n), low_rank(m, n, r, seed), normal(seed + 3, n), "columns")
 
 
-MAKERS = [dense, low_rank, rescaled_rows, rescaled_columns]
+def added(m, n, r, seed):
+    return Sum((low_rank(m, n, r, seed), low_rank(m, n, 1, seed + 7)))
+
+
+def kronecker(m, n, r, seed):
+    a, b = next(d for d in range(1, m + 1) if m % d == 0 and (d > 1 or m < 4)), 1
+    return Kronecker(normal(seed, a, b), normal(seed + 1, m // a, n))
+
+
+def hadamard(m, n, r, seed):
+    return Elementwise(low_rank(m, n, 2, seed), low_rank(m, n, r, seed + 8))
+
+
+def masked(m, n, r, seed):
+    return Elementwise((normal(seed, m, n) > 0).double(), low_rank(m, n, r, seed + 8))
+
+
+def turned(m, size, seed):
+    blocks = Blocks(normal(seed, size, m // size, m // size)) if m % size == 0 else Blocks(normal(seed, m, 1, 1))
+    order = torch.randperm(m, generator=torch.Generator().manual_seed(seed))
+    return blocks, Blocks(normal(seed + 1, 1, m, m), order)
+
+
+def multiplied_rows(m, n, r, seed):
+    return Multiplied(normal(seed + 2, m, n), turned(m, r, seed), "rows")
+
+
+def multiplied_columns(m, n, r, seed):
+    return Multiplied(normal(seed + 2, m, n), turned(n, r, seed), "columns")
+
+
+def sparse(m, n, r, seed):
+    places = torch.randint(0, m * n, (r,), generator=torch.Generator().manual_seed(seed))
+    return Sparse(places // n, places % n, normal(seed, r), (m, n))
+
+
+def stacked(m, n, r, seed):
+    return Stacked((low_rank(m, n, r, seed), nothing((2, n), normal(0, 1)), low_rank(1, n, 1, seed)))
+
+
+MAKERS = [
+    dense, low_rank, rescaled_rows, rescaled_columns, added, kronecker, hadamard, masked, multiplied_rows,
+    multiplied_columns, sparse, stacked,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -42,8 +99,9 @@ MAKERS = [dense, low_rank, rescaled_rows, rescaled_columns]
 @laws
 def test_products_are_those_of_the_dense_form(make, m, n, r, k, seed):
     update = make(m, n, r, seed)
-    x, y = normal(seed + 4, n, k), normal(seed + 5, m, k)
-    assert tuple(update.dense().shape) == update.shape == (m, n)
+    rows, columns = update.shape
+    x, y = normal(seed + 4, columns, k), normal(seed + 5, rows, k)
+    assert tuple(update.dense().shape) == update.shape
     torch.testing.assert_close(update.matmul(x), update.dense() @ x)
     torch.testing.assert_close(update.rmatmul(y), update.dense().T @ y)
 
@@ -53,12 +111,23 @@ def test_products_are_those_of_the_dense_form(make, m, n, r, k, seed):
 @laws
 def test_factors_where_there_are_any_multiply_to_the_update(make, m, n, r, seed):
     update = make(m, n, r, seed)
-    assert (update.factors is None) == (make is not low_rank)
+    if make is low_rank:
+        assert update.factors is not None
     if update.factors is not None:
         B, A = update.factors
-        assert B.shape == (m, r)
-        assert A.shape == (r, n)
+        assert make is low_rank or B.shape[1] < min(update.shape)
         torch.testing.assert_close(B @ A, update.dense())
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@given(m=extents, n=extents, r=extents, seed=seeds)
+@laws
+def test_a_known_spectrum_is_that_of_the_dense_form(make, m, n, r, seed):
+    update = make(m, n, r, seed)
+    values = update.values()
+    assert (values is None) == (make is not kronecker)
+    if values is not None:
+        torch.testing.assert_close(values, torch.linalg.svdvals(update.dense()))
 
 
 @given(m=extents, n=extents, r=extents, seed=seeds, columns=st.booleans())

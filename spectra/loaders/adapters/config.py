@@ -9,6 +9,7 @@ from typing import Any
 from spectra.errors import FormatError, InputError, UnsupportedError
 from spectra.loaders import strict_json
 from spectra.loaders.adapters.patterns import matches
+from spectra.loaders.files import exists
 from spectra.text import show
 
 CONFIG_NAME = "adapter_config.json"
@@ -66,6 +67,18 @@ class AdapterConfig:
         rank = self.rank_of(module, stored)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
+    def rank_in(self, name: str, otherwise: int) -> int:
+        """Return a whole number above zero that the configuration has under a name, else `otherwise`."""
+        return rank_in(self.raw, name, otherwise)
+
+    def number_in(self, name: str, otherwise: float) -> float:
+        """Return a number that the configuration has under a name, else `otherwise`."""
+        return number_in(self.raw, name, otherwise)
+
+    def flag_in(self, name: str) -> bool:
+        """Return a flag of the configuration, false where it has none."""
+        return flag_in(self.raw, name)
+
 
 def matching(patterns: Mapping[str, Any], module: str) -> list[str]:
     r"""Return every pattern K for which `(.*\.)?(K)$` matches the module's name; PEFT takes the first.
@@ -75,29 +88,47 @@ def matching(patterns: Mapping[str, Any], module: str) -> list[str]:
     return [pattern for pattern in patterns if matches(pattern, module, CONFIG_NAME)]
 
 
-def read_config(folder: Path) -> AdapterConfig:
-    """Read and check `adapter_config.json`. Raises FormatError naming the field that is wrong."""
-    raw = strict_json.read(folder / CONFIG_NAME)
+def read_raw(folder: Path) -> Mapping[str, Any]:
+    """Read the `adapter_config.json` of a folder, an empty mapping where there is none."""
+    path = folder / CONFIG_NAME
+    return strict_json.read(path) if exists(path) else {}
+
+
+def read_config(raw: Mapping[str, Any]) -> AdapterConfig:
+    """Check what `adapter_config.json` says. Raises FormatError naming the field that is wrong."""
     method = raw.get("peft_type")
     if not isinstance(method, str):
         raise _of_another_library(raw)
-    if method.upper() != "LORA":
-        return AdapterConfig(method.upper(), 0, 0.0, base_model=_text(raw, "base_model_name_or_path"), raw=raw)
+    method, ranks = method.upper(), _mapping(raw, "rank_pattern")
+    alpha = "alpha" if "alpha" in raw and "lora_alpha" not in raw else "lora_alpha"
+    typed = method == "LORA"  # other methods have an r of their own meaning, which their families read
     return AdapterConfig(
-        method="LORA",
-        r=_rank(raw.get("r", 8), "r"),
-        alpha=_number(raw.get("lora_alpha", 8), "lora_alpha"),
-        rank_pattern={key: _rank(value, "rank_pattern") for key, value in _mapping(raw, "rank_pattern")},
+        method=method,
+        r=_rank(raw.get("r", 8), "r") if typed else 0,
+        alpha=_number(raw.get(alpha, 8), alpha) if typed else number_in(raw, alpha, 0.0),
+        rank_pattern={key: _rank(value, "rank_pattern") for key, value in ranks} if method != "ADALORA" else {},
         alpha_pattern={key: _number(value, "alpha_pattern") for key, value in _mapping(raw, "alpha_pattern")},
-        use_rslora=_flag(raw, "use_rslora"),
-        use_dora=_flag(raw, "use_dora"),
-        fan_in_fan_out=_flag(raw, "fan_in_fan_out"),
+        use_rslora=flag_in(raw, "use_rslora"),
+        use_dora=flag_in(raw, "use_dora"),
+        fan_in_fan_out=flag_in(raw, "fan_in_fan_out"),
         base_model=_text(raw, "base_model_name_or_path"),
         targets=_names(raw, "target_modules"),
         saved_modules=_names(raw, "modules_to_save"),
         task_type=_text(raw, "task_type"),
         raw=raw,
     )
+
+
+def rank_in(raw: Mapping[str, Any], name: str, otherwise: int) -> int:
+    """Return a whole number of a configuration. Raises FormatError for anything that is none above zero."""
+    value = raw.get(name)
+    return otherwise if value is None else _rank(value, name)
+
+
+def number_in(raw: Mapping[str, Any], name: str, otherwise: float) -> float:
+    """Return a number of a configuration. Raises FormatError for anything that is no finite number."""
+    value = raw.get(name)
+    return otherwise if value is None else _number(value, name)
 
 
 def _of_another_library(raw: Mapping[str, Any]) -> InputError:
@@ -132,7 +163,8 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _flag(raw: Mapping[str, Any], name: str) -> bool:
+def flag_in(raw: Mapping[str, Any], name: str) -> bool:
+    """Return a flag of a configuration, false where it has none. Raises FormatError for anything else."""
     value = raw.get(name)
     if not isinstance(value, bool | None):
         raise _wrong(name, value, "true or false")

@@ -1,5 +1,6 @@
 """The tensors of an adapter file sorted by what they are: factors, weights in full, or no update at all."""
 
+import re
 from dataclasses import dataclass, field
 
 from spectra.errors import MatchError, UnsupportedError
@@ -15,19 +16,27 @@ _WRAPPERS = ("base_model.model.", "base_model.")
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One adapted module: its name in the model, its name in the configuration's patterns, its tensors by part."""
+    """One adapted module: its name in the model, its name in the configuration's patterns, its family, its parts.
+
+    parts : the tensor in the file, by the part it is.
+    """
 
     name: str
     configured: str
+    family: Family
     parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Adapted modules by name, and the tensors stored in full by the name they have in the model."""
+    """Adapted modules by name, the tensors stored in full by the name they have in the model, and shared tensors.
+
+    shared : the tensor in the file, by the name that the family gives it.
+    """
 
     modules: dict[str, Module] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
 
 
 def sort_tensors(family: Family, plan: Plan) -> Contents:
@@ -40,8 +49,10 @@ def sort_tensors(family: Family, plan: Plan) -> Contents:
     _refuse_several({found[2] for found in parsed.values() if found is not None}, plan.source.label)
     for key, name in names.items():
         found = parsed[key]
-        if found is not None:
-            _add_part(key, found[0], found[1], contents, plan)
+        if family.shared and re.fullmatch(family.shared, name):
+            contents.shared[name] = key
+        elif found is not None:
+            _add_part(key, found[0], found[1], family, contents, plan)
         elif reason := _no_update(name, family):
             plan.skip(key, reason)
         else:
@@ -63,18 +74,18 @@ def _refuse_several(adapters: set[str | None], label: str) -> None:
         )
 
 
-def _add_part(key: str, module: str, part: str, contents: Contents, plan: Plan) -> None:
+def _add_part(key: str, module: str, part: str, family: Family, contents: Contents, plan: Plan) -> None:
     if part.endswith(".bias"):
         plan.skip(key, "the bias of an adapter: a vector, no singular vectors")
         return
     dtype = plan.source.header.tensors[key].dtype
-    if dtype not in FLOATS:
+    if dtype not in FLOATS and part not in family.integers:
         raise UnsupportedError(f"'{show(key)}' is stored as {dtype}, which is no floating-point factor.")
     path = module.split(".")
     name = ".".join(step for step in path if step != "base_layer")
     # The output projection inside nn.MultiheadAttention takes rank and alpha of the attention around it.
     configured = ".".join(path[: path.index("base_layer")]) if "base_layer" in path else name
-    parts = contents.modules.setdefault(name, Module(name, configured)).parts
+    parts = contents.modules.setdefault(name, Module(name, configured, family)).parts
     if part in parts:
         raise MatchError(f"'{show(key)}' and '{show(parts[part])}' name the same factor.")
     parts[part] = key

@@ -12,14 +12,10 @@ import torch
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout
 from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS, AdapterConfig
-from spectra.loaders.adapters.family import Family, Shapes, Target
+from spectra.loaders.adapters.family import Family, Shapes, Target, by_suffix
 from spectra.text import listing, show
 from spectra.updates import LowRank, Rescaled, Update
 
-_PARAMETER = re.compile(
-    r"^(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?:\.(?P<leaf>weight|bias))?$"
-)
 _STATE = re.compile(r"\.(?:lora_velora_embed|lora_monteclora_sampler)(?:\.|$)")
 
 
@@ -37,15 +33,6 @@ def check(config: AdapterConfig) -> None:
         )
 
 
-def parse(key: str) -> tuple[str, str, str | None] | None:
-    """Split a tensor name into module, part (`lora_A`, `lora_B.bias`, ...) and adapter name."""
-    match = _PARAMETER.match(key)
-    if match is None:
-        return None
-    leaf = ".bias" if match["leaf"] == "bias" else ""
-    return match["module"], match["part"] + leaf, match["adapter"]
-
-
 def is_state(key: str) -> bool:
     """Return whether a tensor is what VeLoRA or MonteCLoRA keep of training; their update is plain LoRA."""
     return _STATE.search(key) is not None
@@ -61,15 +48,15 @@ def notes(config: AdapterConfig) -> tuple[str, ...]:
 def label(config: AdapterConfig, parts: Shapes) -> str:
     """Name the method as people say it."""
     plain = "rsLoRA" if config.use_rslora else "LoRA"
-    return "DoRA" if config.use_dora or needs_base(parts) else plain
+    return "DoRA" if config.use_dora or needs_base(parts, config) else plain
 
 
-def needs_base(parts: Shapes) -> bool:
+def needs_base(parts: Shapes, config: AdapterConfig) -> bool:
     """Return whether dW depends on the base weight, as that of DoRA does."""
     return "lora_magnitude_vector" in parts
 
 
-def rank(parts: Shapes) -> int:
+def rank(parts: Shapes, config: AdapterConfig) -> int:
     """Return the stored rank: the number of rows of A."""
     shape = parts.get("lora_A") or parts.get("lora_embedding_A")
     if shape is None:
@@ -83,7 +70,7 @@ def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
     A, B = (parts.get(f"lora_{'embedding_' * embedding}{factor}") for factor in "AB")
     if A is None or B is None:
         raise MatchError(f"'{show(module)}': one of its factors is missing ({listing(parts)} is there).")
-    if config.use_dora and not needs_base(parts):
+    if config.use_dora and not needs_base(parts, config):
         raise MatchError(f"'{show(module)}': DoRA without its lora_magnitude_vector.")
     if len(A) < 2 or len(B) < 2 or (B[1] != A[0] and (len(A) == 2 or not B[1] or A[0] % B[1])):
         raise MatchError(f"'{show(module)}': its factors B {list(B)} and A {list(A)} disagree on the rank.")
@@ -96,10 +83,23 @@ def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
     return fit
 
 
-def update(target: Target, config: AdapterConfig) -> Update:
+def doubts(module: str, parts: Shapes, config: AdapterConfig) -> list[str]:
+    """Say what file and configuration leave open about the scaling, and what was taken."""
+    stored = rank(parts, config)
+    declared, alphas = config.rank_of(module, stored), config.alphas_of(module)
+    notes = []
+    if stored != declared:
+        notes.append(f"stored rank {stored}, but the configuration says {declared}; the scaling uses that")
+    if len(set(alphas)) > 1:
+        notes.append(f"several alpha_patterns match and PEFT does not save their order: alpha {alphas[0]:g} is taken")
+    return notes
+
+
+def update(target: Target) -> Update:
     """Return dW of one module, in factors wherever it has them."""
-    parts, embedding = target.parts, "lora_embedding_A" in target.parts
-    scaling = config.scaling_of(target.module, rank({part: tuple(tensor.shape) for part, tensor in parts.items()}))
+    parts, config, embedding = target.parts, target.config, "lora_embedding_A" in target.parts
+    stored = rank({part: tuple(tensor.shape) for part, tensor in parts.items()}, config)
+    scaling = config.scaling_of(target.module, stored)
     if embedding:
         B, A = parts["lora_embedding_A"].float().T * scaling, parts["lora_embedding_B"].float().T
     else:
@@ -115,4 +115,16 @@ def update(target: Target, config: AdapterConfig) -> Update:
     return Rescaled(base, low_rank, gain, axis="columns" if embedding else "rows")
 
 
-LORA = Family("LORA", check, parse, is_state, notes, label, rank, fits, needs_base, update)
+LORA = Family(
+    method="LORA",
+    parse=by_suffix("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"),
+    update=update,
+    label=label,
+    rank=rank,
+    fits=fits,
+    needs_base=needs_base,
+    check=check,
+    notes=notes,
+    doubts=doubts,
+    is_state=is_state,
+)

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spectra.errors import UnsupportedError
+from spectra.loaders.adapters.adapter import Adapter
 from spectra.loaders.adapters.config import AdapterConfig
 from spectra.loaders.adapters.contents import Contents, Module
 from spectra.loaders.base import HEADS, Base, head_of_other_size
 from spectra.loaders.header import FLOATS
 from spectra.loaders.matching import Prefix, find_prefix, plain, unmatched
+from spectra.loaders.options import ReadOptions
 from spectra.loaders.plan import Plan
 from spectra.text import listing, show
 
-_WEIGHT_NAMES = (".weight", ".in_proj_weight", "")
 _LOST = "matches nothing in the base"
 
 
@@ -24,13 +25,14 @@ class Places:
     replaced: Mapping[str, str]
 
 
-def place(contents: Contents, base: Base, plan: Plan, config: AdapterConfig, *, allow_unmatched: bool) -> Places:
+def place(adapter: Adapter, base: Base, plan: Plan, options: ReadOptions) -> Places:
     """Find the base weight of every adapted module and of every tensor stored in full.
 
     Raises MatchError listing what matches nothing (unless `allow_unmatched`), UnsupportedError for a
     weight that is both stored in full and adapted by factors.
     """
-    known = _homes(base)
+    contents, config, allow_unmatched = adapter.contents, adapter.config, options.allow_unmatched
+    known = adapter.homes(base)
     placeable = [name for name in contents.modules if name in known or base.tied_to(name) is None]
     rule = find_prefix(placeable or list(contents.modules), known, f"'{show(plan.source.label)}'")
     if rule.strip or rule.add:
@@ -46,18 +48,6 @@ def place(contents: Contents, base: Base, plan: Plan, config: AdapterConfig, *, 
     if both:
         raise UnsupportedError(f"{listing(sorted(both), 3)}: stored in full and adapted by factors at once.")
     return Places(adapted, replaced)
-
-
-def _homes(base: Base) -> dict[str, str]:
-    """Map every name a module can have to the base key of its weight."""
-    known: dict[str, str] = {}
-    for key, info in base.tensors.items():
-        if len(info.shape) < 2:
-            continue
-        for suffix in _WEIGHT_NAMES:
-            if key.endswith(suffix):
-                known.setdefault(plain(key).removesuffix(suffix), key)
-    return known
 
 
 def _place_modules(

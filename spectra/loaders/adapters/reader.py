@@ -7,9 +7,11 @@ import torch
 
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout
+from spectra.loaders.adapters.adapter import Adapter
 from spectra.loaders.adapters.config import AdapterConfig
 from spectra.loaders.adapters.contents import Module
-from spectra.loaders.adapters.family import Family, Target
+from spectra.loaders.adapters.family import Shapes, Target
+from spectra.loaders.adapters.placing import Places
 from spectra.loaders.base import Base, common_rows, storage_of
 from spectra.loaders.matching import is_vocabulary
 from spectra.loaders.plan import Plan, Planned
@@ -23,12 +25,15 @@ class _Reader:
     key: str
     modules: tuple[Module, ...]
     base: Base
-    source: TensorSource
-    family: Family
-    config: AdapterConfig
+    adapter: Adapter
+    places: Places
     layout: Layout
     rows: int
     notes: tuple[str, ...]
+
+    @property
+    def source(self) -> TensorSource:
+        return self.adapter.source
 
     def build(self) -> WeightPair:
         W0 = self.base.matrix(self.key, self.layout)
@@ -43,21 +48,46 @@ class _Reader:
             layout=self.layout if whole else self.layout.cut(self.rows),
             base_storage=storage_of(self.base.tensors[self.key]),
             update_storage=storage_of(*infos),
-            allotted=update.B.shape[1] if isinstance(update, LowRank) else self.family.rank(self._shapes(0)),
+            name=self.base.name(self.key),
+            allotted=update.B.shape[1] if isinstance(update, LowRank) else self._allotted(),
             notes=self.notes,
         )
 
     def _update(self, module: Module, W0: torch.Tensor) -> Update:
-        parts = {part: self.source.tensor(key) for part, key in module.parts.items()}
-        return self.family.update(Target(module.configured, parts, lambda: W0), self.config)
+        tensors = self.source.tensor
+        return module.family.update(
+            Target(
+                module=module.configured,
+                parts={part: tensors(key) for part, key in module.parts.items()},
+                config=self.adapter.config,
+                base=lambda: W0,
+                layout=self.layout,
+                shared=lambda name: tensors(self._shared(name)),
+                modules=self._every_module,
+            )
+        )
 
-    def _shapes(self, index: int) -> dict[str, tuple[int, ...]]:
-        return {part: self.source.header.tensors[key].shape for part, key in self.modules[index].parts.items()}
+    def _shared(self, name: str) -> str:
+        key = self.adapter.contents.shared.get(name)
+        if key is None:
+            raise MatchError(f"'{show(self.source.label)}' has no {name}, which every one of its updates needs.")
+        return key
+
+    def _every_module(self) -> dict[str, tuple[int, int]]:
+        every = [(key, module) for key in self.base.tensors for module in self.places.adapted.get(key, ())]
+        return {module.configured: self.base.layout(key).shape for key, module in every}
+
+    def _allotted(self) -> int | None:
+        first = self.modules[0]
+        return first.family.rank(shapes_of(first, self.source), self.adapter.config)
 
 
-def plan_adapted(
-    key: str, modules: Sequence[Module], base: Base, plan: Plan, family: Family, config: AdapterConfig
-) -> None:
+def shapes_of(module: Module, source: TensorSource) -> dict[str, tuple[int, ...]]:
+    """Return the stored shape of every part of a module."""
+    return {part: source.header.tensors[key].shape for part, key in module.parts.items()}
+
+
+def plan_adapted(key: str, places: Places, base: Base, plan: Plan, adapter: Adapter) -> None:
     """Plan the pair of one adapted weight, or skip it as a grouped convolution.
 
     Raises MatchError when a factor is missing or shapes disagree, UnsupportedError where the family
@@ -66,27 +96,30 @@ def plan_adapted(
     reason = base.reason_against(key)
     if reason is not None:
         raise UnsupportedError(f"'{show(key)}' is adapted, but in the base it is {reason}.")
-    shapes = [
-        {part: plan.source.header.tensors[name].shape for part, name in module.parts.items()} for module in modules
-    ]
-    fits = [family.fits(module.name, parts, config) for module, parts in zip(modules, shapes, strict=True)]
-    if any(_is_grouped(base.tensors[key].shape, fit) for fit in fits):
+    modules, config = places.adapted[key], adapter.config
+    shapes = [shapes_of(module, adapter.source) for module in modules]
+    fits = [module.family.fits(module.name, parts, config) for module, parts in zip(modules, shapes, strict=True)]
+    known = [fit for fit in fits if fit is not None]
+    if any(_is_grouped(base.tensors[key].shape, fit) for fit in known):
         for name in (name for module in modules for name in module.parts.values()):
-            plan.skip(name, f"a grouped convolution: its kernel {list(fits[0])} does not fit the base")
+            plan.skip(name, f"a grouped convolution: its kernel {list(known[0])} does not fit the base")
         return
-    layout, notes = _orient(key, base, fits[0], config), []
+    layout, notes = _orient(key, base, known[0] if known else None, config), []
+    rows = layout.shape[0]
     for module, parts, fit in zip(modules, shapes, fits, strict=True):
-        rows, note = common_rows(key, layout.shape, fit, "B @ A of the adapter")
-        if note is not None and family.needs_base(parts):
-            raise UnsupportedError(f"'{show(module.name)}': {family.label(config, parts)} on a resized vocabulary.")
-        notes += [note] if note else []
-        notes += _doubts(module, family.rank(parts), config)
+        if fit is not None:
+            rows, note = common_rows(key, layout.shape, fit, "the update of the adapter")
+            if note is not None and module.family.needs_base(parts, config):
+                label = module.family.label(config, parts)
+                raise UnsupportedError(f"'{show(module.name)}': {label} on a resized vocabulary.")
+            notes += [note] if note else []
+        notes += _doubts(module, parts, config)
     plan.notes.extend(note for note in notes if note not in plan.notes)
     if len(set(fits)) > 1:
         raise MatchError(f"'{show(key)}' is adapted as {_names(modules)}, of unequal shapes.")
     if len(modules) > 1:
         notes.append(f"tied weight adapted as {_names(modules)}: what merging makes of it")
-    reader = _Reader(key, tuple(modules), base, plan.source, family, config, layout, rows, tuple(dict.fromkeys(notes)))
+    reader = _Reader(key, tuple(modules), base, adapter, places, layout, rows, tuple(dict.fromkeys(notes)))
     plan.add(Planned(key, reader.build))
 
 
@@ -94,14 +127,9 @@ def _names(modules: Sequence[Module]) -> str:
     return listing(module.name for module in modules)
 
 
-def _doubts(module: Module, stored: int, config: AdapterConfig) -> list[str]:
-    """Say what file and configuration leave open about the scaling, and what was taken."""
-    declared, alphas = config.rank_of(module.configured, stored), config.alphas_of(module.configured)
-    notes = []
-    if stored != declared:
-        notes.append(f"stored rank {stored}, but the configuration says {declared}; the scaling uses that")
-    if len(set(alphas)) > 1:
-        notes.append(f"several alpha_patterns match and PEFT does not save their order: alpha {alphas[0]:g} is taken")
+def _doubts(module: Module, parts: Shapes, config: AdapterConfig) -> list[str]:
+    """Say what the files leave open about a module, and what was taken."""
+    notes = module.family.doubts(module.configured, parts, config)
     if module.name != module.configured:
         notes.append("inside nn.MultiheadAttention, where PEFT up to 0.21.2 adds this update twice: counted once here")
     return notes
@@ -114,14 +142,14 @@ def _is_grouped(stored: tuple[int, ...], fit: tuple[int, int]) -> bool:
     return fit[0] == stored[0] and fit[1] > width and fit[1] % width == 0
 
 
-def _orient(key: str, base: Base, fit: tuple[int, int], config: AdapterConfig) -> Layout:
+def _orient(key: str, base: Base, fit: tuple[int, int] | None, config: AdapterConfig) -> Layout:
     """Return the base weight's layout; where the architecture is unknown, the factors' shape decides."""
     layout = base.layout(key)
     stored = layout.stored_shape
     if base.knows_architecture or len(stored) != 2 or layout.kind == "transposed" or is_vocabulary(key):
         return layout
-    square = stored[0] == stored[1]
-    if (square and config.fan_in_fan_out) or (not square and stored == fit[::-1]):
+    undecided = stored[0] == stored[1] or fit is None
+    if (undecided and config.fan_in_fan_out) or (not undecided and fit is not None and stored == fit[::-1]):
         return Layout("transposed", stored)
     return layout
 
@@ -134,7 +162,7 @@ def merged(updates: Sequence[Update]) -> Update:
         first = updates[0].dense()
         if all(torch.equal(first, update.dense()) for update in updates[1:]):
             return updates[0]
-        raise UnsupportedError("two different DoRA updates of one tied weight are not read.")
+        raise UnsupportedError("two different updates of one tied weight that depend on it are not read.")
     B, A = known[0]
     if all(_equal(B, other_B) and _equal(A, other_A) for other_B, other_A in known[1:]):
         return updates[0]

@@ -97,7 +97,7 @@ def read_declared(folder: Path, header: Header, *, adapter: bool) -> Declared:
     typed, foreign = None, None
     if raw is not None:
         try:
-            typed = read_config(folder)
+            typed = read_config(raw)
         except InputError as fault:
             if "peft_type" in raw:
                 raise

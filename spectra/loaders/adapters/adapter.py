@@ -1,0 +1,82 @@
+"""An adapter in one spelling, whatever dialect its file is written in, and the contract of a dialect."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from spectra.loaders.adapters.config import AdapterConfig
+from spectra.loaders.adapters.contents import Contents
+from spectra.loaders.base import Base
+from spectra.loaders.matching import plain
+from spectra.loaders.methods import Method, recognise
+from spectra.loaders.options import ReadOptions
+from spectra.loaders.plan import Plan
+from spectra.loaders.source import TensorSource
+
+_WEIGHT_NAMES = (".weight", ".in_proj_weight", "")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a path: its folder, its tensors, its adapter configuration (empty where there is none)."""
+
+    path: Path
+    source: TensorSource
+    raw: Mapping[str, Any]
+    options: ReadOptions = field(default_factory=ReadOptions)
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """The ways of writing updates that the tensor names show."""
+        return recognise(self.source.header.tensors).methods
+
+    @property
+    def kins(self) -> set[str]:
+        """The kin of those rows: `kohya`, `mlx`, `hub`, ..."""
+        return {method.kin for method in self.methods}
+
+
+def homes(base: Base) -> Mapping[str, str]:
+    """Map every name a module can have to the base key of its weight."""
+    known: dict[str, str] = {}
+    for key, info in base.tensors.items():
+        if len(info.shape) < 2:
+            continue
+        for suffix in _WEIGHT_NAMES:
+            name = plain(base.name(key))
+            if name.endswith(suffix):
+                known.setdefault(name.removesuffix(suffix), key)
+    return known
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter read: its configuration, the tensors it reads from, and what they are.
+
+    homes : from each name that a module can have in this dialect to the base key of its weight; by default the
+    names of the base's own modules.
+    """
+
+    config: AdapterConfig
+    source: TensorSource
+    contents: Contents
+    homes: Callable[[Base], Mapping[str, str]] = homes
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One way of writing adapters to disk.
+
+    name : as people call it; recognises : whether what was found is written in it; read : make an Adapter of it,
+    putting what is no update on `plan.skipped` and what a reader must know on `plan.notes`.
+    """
+
+    name: str
+    recognises: Callable[[Found], bool]
+    read: Callable[[Found, Plan], Adapter]

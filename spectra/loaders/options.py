@@ -1,0 +1,22 @@
+"""What a reader may be told about files that do not say it themselves. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How to read a tuned model.
+
+    allow_unmatched : list tensors that match nothing as skipped instead of refusing. as_stored : read an adapter
+    whose initialisation changed the base as plain factors, and say so on every output. initial : the adapter as it
+    was before training, whose factors are subtracted. alpha : the alpha of files that have none. names : from a
+    module name in the file to one in the base, where they are not the same.
+    """
+
+    allow_unmatched: bool = False
+    as_stored: bool = False
+    initial: Path | None = None
+    alpha: float | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
