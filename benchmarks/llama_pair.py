@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from spectra.engine.certified import Question, certify
-from spectra.engine.feed import feed
+from spectra.engine.feed import Feed
 from spectra.engine.krylov import Operator
 from spectra.engine.leading import leading
 
@@ -53,7 +53,7 @@ class Pair:
         generator = torch.Generator("cuda").manual_seed(0)
         self.bases = {shape: [base(shape, generator) for _ in range(DIFFERENT)] for shape in WORK}
         self.factors = {shape: updates(shape, batch, generator) for shape in WORK}
-        self.batch, self.workers = batch, workers
+        self.batch, self.workers, self.feed = batch, workers, Feed("cuda")
         self.streams = [torch.cuda.Stream() for _ in range(workers)]
 
     def batches(self) -> Iterator[list[torch.Tensor]]:
@@ -75,7 +75,7 @@ class Pair:
     def run(self) -> list[bool]:
         waiting: list[Future[list[bool]]] = []
         with ThreadPoolExecutor(self.workers) as pool:
-            for at, W in enumerate(feed(self.batches(), "cuda")):
+            for at, W in enumerate(self.feed(self.batches())):
                 ready = torch.cuda.Event()
                 ready.record()
                 waiting.append(pool.submit(self.decide, W, ready, self.streams[at % self.workers]))

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spectra.analysis.memory import is_out_of_memory
 from spectra.analysis.settings import Progress
-from spectra.analysis.stream import is_out_of_memory
 from spectra.basis_cache import BasisCache, entry_bytes, folder
 from spectra.engine.choose import Request, require_device, suits
 from spectra.engine.cost import Machine
@@ -85,10 +85,10 @@ def plan(base: Base, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
     reasons = {key: base.reason_against(key) or _too_small(base.layout(key).shape) for key in base.tensors}
     fit = [key for key, reason in reasons.items() if reason is None]
     wanted = selector(include, exclude)
-    keys = [key for key in fit if wanted(key)]
+    keys = [key for key in fit if wanted(key, base.name(key))]
     if not keys:
         raise _nothing_left(base, fit, include, exclude)
-    reasons |= {key: "left out by include / exclude" for key in fit if not wanted(key)}
+    reasons |= {key: "left out by include / exclude" for key in fit if not wanted(key, base.name(key))}
     shapes = [base.layout(key).shape for key in keys]
     return FillPlan(
         label=base.source.label,

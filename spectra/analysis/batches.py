@@ -1,16 +1,19 @@
 """Pairs in batches for a CUDA device, where one matrix at a time would leave it idle.
 
 A window of pairs is read by a thread while the one before it is computed; within a window, pairs of one shape
-and kind are answered together. What a batch cannot answer is left to the caller, one pair at a time.
+and kind are answered together, and the next batch goes to the device while one is computed. What a batch cannot
+answer is left to the caller, one pair at a time; a batch that does not fit is halved.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from spectra.engine.choose import Decompositions, Request, certified_batch, method_for, rejected
+from spectra.analysis.memory import is_out_of_memory
+from spectra.engine.choose import Decompositions, Request, certified_batch, method_for, product_dtype, rejected
+from spectra.engine.feed import Feed
 from spectra.updates import WeightPair
 
 _WINDOW = 4 * 2**30  # bytes of float32 pairs read ahead, and held while they are computed
@@ -23,12 +26,12 @@ Answered = tuple[WeightPair, Decompositions | None]
 
 def in_batches(pairs: Iterable[WeightPair], request: Request) -> Iterator[Answered]:
     """Yield pairs in their order, each with its answer where a batch gave one."""
-    source = iter(pairs)
+    source, feed = iter(pairs), Feed(request.device)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(_window, source)
         while window := coming.result():
             coming = reader.submit(_window, source)
-            yield from zip(window, _answers(window, request), strict=True)
+            yield from zip(window, _answers(window, request, feed), strict=True)
 
 
 def _window(source: Iterator[WeightPair]) -> list[WeightPair]:
@@ -43,19 +46,58 @@ def _window(source: Iterator[WeightPair]) -> list[WeightPair]:
     return window
 
 
-def _answers(window: list[WeightPair], request: Request) -> list[Decompositions | None]:
+def _answers(window: list[WeightPair], request: Request, feed: Feed) -> list[Decompositions | None]:
+    answers: list[Decompositions | None] = [None] * len(window)
+    batches = [[(place, window[place]) for place in places] for places in _batches(window, request)]
+    moved = feed(_matrices([pair for _, pair in batch], request.device) for batch in batches)
+    for batch in batches:
+        found = _answer([pair for _, pair in batch], request, _arrived(moved))
+        for (place, _), answer in zip(batch, found, strict=True):
+            answers[place] = answer
+    return answers
+
+
+def _batches(window: list[WeightPair], request: Request) -> list[list[int]]:
+    """Return the places in the window of the pairs that are answered together."""
     groups: dict[tuple[tuple[int, int], bool, str], list[int]] = defaultdict(list)
     for place, pair in enumerate(window):
         if method_for(pair, request, None) == "certified" and rejected(pair, request) is None:  # NaN and infinity too
             groups[pair.shape, pair.update.factors is not None, pair.base_storage.dtype].append(place)
-    answers: list[Decompositions | None] = [None] * len(window)
+    batches = []
     for (shape, _, _), places in groups.items():
         size = _batch_size(shape, request.device)
-        for batch in (places[first : first + size] for first in range(0, len(places), size)):
-            found = certified_batch([window[place] for place in batch], request)
-            for place, answer in zip(batch, found, strict=True):
-                answers[place] = answer
-    return answers
+        batches += [places[first : first + size] for first in range(0, len(places), size)]
+    return batches
+
+
+def _matrices(pairs: Sequence[WeightPair], device: str) -> list[torch.Tensor]:
+    dtype = product_dtype(pairs, device)
+    return [pair.base.to(dtype) for pair in pairs]
+
+
+def _arrived(moved: Iterator[torch.Tensor]) -> torch.Tensor | None:
+    """Return the next batch on the device, None where memory to read ahead has run out."""
+    try:
+        return next(moved, None)
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
+        return None
+
+
+def _answer(pairs: list[WeightPair], request: Request, base: torch.Tensor | None) -> list[Decompositions | None]:
+    """Answer pairs at once, or half of them at a time where the device's memory does not hold them."""
+    try:
+        return certified_batch(pairs, request, base)
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
+    del base
+    torch.cuda.empty_cache()
+    if len(pairs) == 1:
+        return [None]
+    half = len(pairs) // 2
+    return [answer for part in (pairs[:half], pairs[half:]) for answer in _answer(part, request, None)]
 
 
 def _batch_size(shape: tuple[int, int], device: str) -> int:

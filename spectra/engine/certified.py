@@ -22,7 +22,7 @@ from spectra.engine.resemblance import Resemblance, Side
 
 _LOOKS = (6, 12)  # steps at which the space is looked at; then as the trend says
 _LOOKS_CUDA = (10, 15)  # a look costs more than some steps there
-_LONGEST, _LONGEST_CUDA = 6, 8  # most steps between two looks
+_LONGEST = 6  # most steps between two looks
 _SPARE, _SPARE_NULL = 2, 12  # random columns beside the vectors; more where small values must be excluded
 _CONVERGED = 1e-3  # error up to which a base direction is a witness
 _SURE = 1e-6  # chance of a hidden small value above which nothing is claimed
@@ -74,7 +74,7 @@ def certify(
         return found
     space = Krylov(operator, torch.cat([vectors, random_rows(g, width - k, m, vectors, seed)], 1), most)
     coordinates = (space.first_block @ vectors.mT).double()
-    looks, longest = (_LOOKS_CUDA, _LONGEST_CUDA) if vectors.is_cuda else (_LOOKS, _LONGEST)
+    looks = _LOOKS_CUDA if vectors.is_cuda else _LOOKS
     members, trend, steps = list(range(g)), [], min(looks[0], most)
     best = _Progress(g)
     while True:
@@ -94,7 +94,7 @@ def certify(
         if len(left) < len(look.decided):
             space.keep(left)
             coordinates, tuned = coordinates[left], tuned.part(left)
-        steps = min(most, _next_look(trend, looks, longest))
+        steps = min(most, _next_look(trend, looks))
 
 
 class _Progress:
@@ -111,7 +111,7 @@ class _Progress:
         return steps - self._steps[member] >= _PATIENCE
 
 
-def _next_look(trend: list[tuple[int, float]], looks: tuple[int, ...], longest: int) -> int:
+def _next_look(trend: list[tuple[int, float]], looks: tuple[int, ...]) -> int:
     """When to look again: at the first looks, then where the excess of the bound would reach zero."""
     now, excess = trend[-1]
     ahead = [look for look in looks if look > now]
@@ -119,7 +119,7 @@ def _next_look(trend: list[tuple[int, float]], looks: tuple[int, ...], longest: 
         return ahead[0] if ahead else now + 1
     before, earlier = trend[-2]
     fall = (earlier - excess) / (now - before)
-    return now + (longest if fall <= 0 else max(1, min(longest, round(excess / fall))))
+    return now + (_LONGEST if fall <= 0 else max(1, min(_LONGEST, round(excess / fall))))
 
 
 class _Look:

@@ -186,36 +186,39 @@ def rejected(pair: WeightPair, request: Request) -> str | None:
     return None if inside else "its entries leave the range of float32 products"
 
 
-def certified_batch(pairs: Sequence[WeightPair], request: Request) -> list[Decompositions | None]:
+def certified_batch(
+    pairs: Sequence[WeightPair], request: Request, base: torch.Tensor | None = None
+) -> list[Decompositions | None]:
     """Answer a request for pairs of one shape and one kind of update (factored or not) at once.
 
     None stands for a pair with an undecided vector: that is for the exact path.
+    base : their base matrices [g, m, n] in `product_dtype`, where they are on the device already.
     """
-    base, tuned = operators(pairs, request.device)
+    known, tuned = operators(pairs, request.device, base)
     found = leading(tuned, request.k)
     question = certified.Question(request.epsilon, max(request.k, _SPAN))
     machine = Machine.of(request.device)
     most = MOST_STEPS if request.method == "certified" else machine.most_steps(pairs[0].shape, request.k)
     precision = str(tuned.like.dtype).removeprefix("torch.")
     del tuned  # W of dense updates is formed: what follows needs its memory
-    sides = [certified.certify(base, found, side=side, question=question, most=most) for side in request.sides]
+    sides = [certified.certify(known, found, side=side, question=question, most=most) for side in request.sides]
     U, V = found.U.cpu(), found.V.cpu()
     results: list[Decompositions | None] = []
     for member, pair in enumerate(pairs):
         own = [side[member] for side in sides]
-        known = tuple(side for side in own if side is not None)
-        if len(known) < len(own):
+        settled = tuple(side for side in own if side is not None)
+        if len(settled) < len(own):
             results.append(None)
             continue
         values, path, estimated = _update_spectrum(pair, request)
-        steps = max(side.steps for side in known)
+        steps = max(side.steps for side in settled)
         results.append(
             Decompositions(
-                base_values=max((side.base_values for side in known), key=len),
+                base_values=max((side.base_values for side in settled), key=len),
                 tuned_values=found.S[member].cpu(),
                 update_values=values,
                 moved=_moved(pair, U[member].T, V[member].T),
-                resemblances=known,
+                resemblances=settled,
                 method="certified",
                 reason=f"block Krylov in {precision} on {request.device}, {found.steps} steps for W and {steps} for "
                 f"the certificate; {path}",
@@ -225,18 +228,30 @@ def certified_batch(pairs: Sequence[WeightPair], request: Request) -> list[Decom
     return results
 
 
-def operators(pairs: Sequence[WeightPair], device: str) -> tuple[Operator, Operator]:
-    """Return W0 and W of pairs of one shape as operators: W fused where the updates have factors, else formed.
+def product_dtype(pairs: Sequence[WeightPair], device: str) -> torch.dtype:
+    """Return the dtype in which base matrices of one shape are multiplied.
 
     On CUDA a base that is stored in bfloat16 is multiplied in bfloat16 (see `Operator`), and no vector of float32
-    is rounded by it. Factors of lower rank than the batch's largest are padded with zeros.
+    is rounded by it.
     """
-    shape = pairs[0].shape
-    fine = min(shape) <= _FINE_UP_TO
+    if min(pairs[0].shape) <= _FINE_UP_TO:
+        return torch.float64
+    half = device != "cpu" and all(
+        pair.update.factors is not None and pair.base_storage.dtype == "bfloat16" for pair in pairs
+    )
+    return torch.bfloat16 if half else torch.float32
+
+
+def operators(pairs: Sequence[WeightPair], device: str, base: torch.Tensor | None = None) -> tuple[Operator, Operator]:
+    """Return W0 and W of pairs of one shape as operators: W fused where the updates have factors, else formed.
+
+    base : the base matrices where they are on the device already, in `product_dtype`. Factors of lower rank than
+    the batch's largest are padded with zeros.
+    """
+    dtype = product_dtype(pairs, device)
     factored_ = all(pair.update.factors is not None for pair in pairs)
-    half = device != "cpu" and not fine and factored_ and all(p.base_storage.dtype == "bfloat16" for p in pairs)
-    dtype = torch.bfloat16 if half else torch.float64 if fine else torch.float32
-    base = _stacked([pair.base for pair in pairs], device, dtype)
+    if base is None:
+        base = _stacked([pair.base for pair in pairs], device, dtype)
     if not factored_:
         return Operator(base), Operator(base + _stacked([pair.update.dense() for pair in pairs], device, dtype))
     wide = torch.promote_types(dtype, torch.float32)
@@ -273,7 +288,14 @@ def _by_basis(pair: WeightPair, request: Request, base: SVD | None) -> Decomposi
     values, path, _ = _update_spectrum(pair, request)
     moved = basis.moved(inside, found)[0]
     return Decompositions(
-        base.S, found.S[0], values, moved, sides, "basis", f"coordinates in the base's basis, {told}; {path}", base
+        base.S,
+        found.S[0].cpu(),
+        values,
+        moved.cpu(),
+        sides,
+        "basis",
+        f"coordinates in the base's basis, {told}; {path}",
+        base,
     )
 
 
@@ -288,7 +310,7 @@ def _krylov_in_basis(pair: WeightPair, request: Request, base: SVD, told: str) -
     values, path, estimated = _update_spectrum(pair, request)
     moved = _moved(pair, found.U[0].T.cpu(), found.V[0].T.cpu())
     reason = f"block Krylov for W, {found.steps} steps, {told}; {path}"
-    return Decompositions(base.S, found.S[0], values, moved, sides, "basis", reason, base, estimated)
+    return Decompositions(base.S, found.S[0].cpu(), values, moved, sides, "basis", reason, base, estimated)
 
 
 def against(base: SVD, found: Leading, side: Side) -> Resemblance:

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from spectra import testing
+from spectra.analysis import batches
+from spectra.analysis.batches import in_batches
 from spectra.analysis.diagnosis import diagnose
 from spectra.analysis.settings import Settings
 from spectra.engine import basis, dense
 from spectra.engine.choose import Request, certified_batch
-from spectra.engine.feed import feed
+from spectra.engine.feed import Feed
 from spectra.engine.krylov import Krylov, Operator, random_rows
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
@@ -79,8 +81,8 @@ def test_adapters_on_one_base_share_its_basis():
 
 
 def test_matrices_arrive_whole_and_in_order():
-    batches = [[torch.full((64, 48), float(10 * at + place)) for place in range(3)] for at in range(7)]
-    for at, batch in enumerate(feed(iter(batches), "cuda")):
+    given = [[torch.full((64, 48), float(10 * at + place)) for place in range(3)] for at in range(7)]
+    for at, batch in enumerate(Feed("cuda")(iter(given))):
         assert batch.shape == (3, 64, 48)
         assert batch[:, 0, 0].tolist() == [10.0 * at, 10.0 * at + 1, 10.0 * at + 2]
         assert bool((batch == batch[:, :1, :1]).all())
@@ -98,3 +100,42 @@ def test_a_diagnosis_has_the_counts_of_the_cpu(tmp_path):
         assert [row.found for row in there.rows if row.intruders[0].margin > 1e-3] == [
             mine.found for mine, row in zip(here.rows, there.rows, strict=True) if row.intruders[0].margin > 1e-3
         ]
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
+    given = pairs("float32", count=8)
+    request = Request(method="certified", device="cuda")
+    whole = [found for _, found in in_batches(given, request)]
+    sizes, plain = [], batches.certified_batch
+
+    def counted(members, *rest):
+        sizes.append(len(members))
+        return plain(members, *rest)
+
+    monkeypatch.setattr(batches, "certified_batch", counted)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 260 * 2**20) / total)
+    try:
+        parts = [found for _, found in in_batches(given, request)]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert max(sizes) == 8
+    assert min(sizes) < 8
+    for one, other in zip(whole, parts, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(one.tuned_values[:10], other.tuned_values[:10], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("method", ["auto", "certified", "basis"])
+def test_a_full_fine_tune_has_the_counts_of_the_cpu(method):
+    base = {f"layers.{at}.weight": testing.decaying(260, 240, seed=at, exponent=0.5).float() for at in range(3)}
+    tuned = {
+        key: W + testing.plant_intruders(W, 2, strength=0.7, seed=at).dense().float()
+        for at, (key, W) in enumerate(base.items())
+    }
+    there = diagnose(base, tuned, settings=Settings(method=method, device="cuda", side="both"))
+    here = diagnose(base, tuned, settings=Settings(method="exact", device="cpu", side="both"))
+    assert [row.found for row in there.rows] == [row.found for row in here.rows]
+    assert all(row.status == "ok" for row in there.rows)
