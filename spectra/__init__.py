@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spectra.api import diagnose as diagnose
     from spectra.api import fill_base_cache as fill_base_cache
     from spectra.api import guide as guide
+    from spectra.api import insertions as insertions
     from spectra.api import sweep as sweep
     from spectra.engine.decomposition import SVD as SVD
     from spectra.loaders.pairing import Pairs as Pairs
@@ -35,6 +36,7 @@ _HOMES = {
     "diagnose": "spectra.api",
     "fill_base_cache": "spectra.api",
     "guide": "spectra.api",
+    "insertions": "spectra.api",
     "sweep": "spectra.api",
     "SVD": "spectra.engine.decomposition",
     "Pairs": "spectra.loaders.pairing",

@@ -7,6 +7,7 @@ from pathlib import Path
 from spectra import table
 from spectra.analysis import base_filling, comparison, diagnosis
 from spectra.analysis import guide as decision
+from spectra.analysis import insertions as inserted
 from spectra.analysis.base_filling import Filling
 from spectra.analysis.guide import Guide
 from spectra.analysis.settings import Progress, Settings
@@ -16,6 +17,7 @@ from spectra.loaders.base import open_base
 from spectra.loaders.source import Model
 from spectra.plots.figures import comparison_figures, report_figures, save_figures, sweep_figures
 from spectra.reports import html, notebook, terminal, words
+from spectra.reports import insertions as insertions_summary
 from spectra.reports import sweep as sweep_summary
 
 
@@ -80,6 +82,16 @@ class Sweep(ModelSweep):
     def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
         """Write every figure into a folder in each format; return the paths."""
         return save_figures(sweep_figures(self), Path(folder), formats)
+
+
+class Insertions(inserted.Insertions):
+    """The matrices of an adapter without weight updates, which print as a summary and write JSON and CSV."""
+
+    def __repr__(self) -> str:
+        return f"<Insertions: {insertions_summary.headline(self)}>"
+
+    def __str__(self) -> str:
+        return terminal.text(insertions_summary.summary(self))
 
 
 def guide(base: Model) -> Guide:
@@ -212,6 +224,32 @@ def diagnose(
         progress=progress,
     )
     return Report(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def insertions(base: Model, tuned: str | Path, *, k: int = 10, device: str = "auto") -> Insertions:
+    """Measure an adapter that changes no weight for what it is: a prompt, a prefix, bottlenecks.
+
+    Parameters
+    ----------
+    base : path, torch.nn.Module or state dict
+    tuned : path of the adapter. k : leading singular values that each row carries.
+
+    Returns
+    -------
+    Insertions : one row an inserted matrix: its singular values, its ranks, and the share of its energy within the
+    16 leading directions of the base weight whose space it lives in (the embedding, a layer's keys or values).
+
+    Raises
+    ------
+    UnsupportedError
+        The adapter inserts nothing that is read; `diagnose` is for what has weight updates.
+
+    References
+    ----------
+    Prompt tuning arXiv:2104.08691, prefix tuning 2101.00190, bottleneck adapters 1902.00751.
+    """
+    found = inserted.insertions(base, tuned, Settings(k=k, device=device))
+    return Insertions(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
 def compare(

@@ -22,7 +22,8 @@ def command(
     """Say what fine-tuning did to every matrix of BASE that TUNED changes.
 
     BASE is a checkpoint: a folder, a safetensors or .bin file, or an index of shards. TUNED is a full
-    fine-tune of it, or an adapter folder as PEFT writes it.
+    fine-tune of it, or an adapter. A prompt, a prefix or a bottleneck adapter changes no weight: the matrices it
+    inserts are measured for what they are.
 
     \b
     Example:
@@ -35,11 +36,38 @@ def command(
     for path in (base, tuned):
         require_exists(Path(path))  # before torch is imported: a mistyped path is answered at once
     import spectra
+    from spectra.errors import UnsupportedError
     from spectra.reports import terminal
 
-    with progress_bar("measuring") as progress:
-        report = spectra.diagnose(base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords())
+    try:
+        with progress_bar("measuring") as progress:
+            report = spectra.diagnose(base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords())
+    except UnsupportedError:
+        code = _insertions(base, tuned, analysis, output)
+        if code is None:
+            raise
+        ctx.exit(code)
     if not output.to_stdout:
         terminal.show(terminal.summary(report))
     output.write(report)
     ctx.exit(exit_code(report.failed, {finding.severity for finding in report.findings}, fail_on))
+
+
+def _insertions(base: str, tuned: str, analysis: Analysis, output: Output) -> int | None:
+    """Measure an adapter without weight updates for what it is and return the exit code; None where it is none."""
+    import spectra
+    from spectra.errors import UsageError
+    from spectra.loaders.insertions import open_insertions
+    from spectra.reports import insertions, terminal
+
+    found = open_insertions(tuned)
+    if found is None:
+        return None
+    found.source.close()
+    if output.html or output.figures:
+        raise UsageError("an adapter without weight updates has no page and no figures: use --json or --csv.")
+    measured = spectra.insertions(base, tuned, k=analysis.k, device=analysis.device)
+    if not output.to_stdout:
+        terminal.show(insertions.summary(measured))
+    output.write(measured)
+    return 1 if measured.failed else 0

@@ -1,0 +1,233 @@
+"""Adapters that change no weight: the matrices they insert beside the weights, one at a time.
+
+A prompt stands before the tokens, a prefix before the keys and values of every layer, a bottleneck behind a
+sublayer with a nonlinearity inside. None of them has a dW; each is a matrix to be measured for what it is, beside
+the base weight whose space its rows live in.
+Sources: prompt tuning arXiv:2104.08691, prefix tuning 2101.00190, P-tuning 2103.10385, bottleneck adapters
+1902.00751 and 2005.00247, LLaMA-Adapter 2303.16199.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from spectra.errors import MatchError, UnsupportedError
+from spectra.loaders.adapters.config import CONFIG_NAME, read_raw
+from spectra.loaders.base import Base
+from spectra.loaders.files import exists, require_exists
+from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES
+from spectra.loaders.header import TensorInfo
+from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
+from spectra.loaders.source import TensorSource, open_source
+from spectra.text import listing, show
+from spectra.updates import Factors
+
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
+PREFIXES = ("PREFIX_TUNING", "CARTRIDGE")
+_PROMPT = "prompt_embeddings"
+_BOTTLENECK = re.compile(r"^(?P<place>.+)\.adapters\.[^.]+\.(?P<part>adapter_down\.0|adapter_up)\.weight$")
+_HUB_PREFIX = re.compile(r"^(?P<place>.+)\.prefix_tuning\.pool\.prefix_tunings\.(?P<rest>[^.]+\.[^.]+)\.wte\.weight$")
+_LLAMA_ADAPTER = re.compile(r"^(?:base_model\.model\.)?(?P<place>.+)\.adaption_prompt$")
+_PROJECTIONS = {
+    "keys": ("k_proj", "key", "k_lin", "k", "wk"),
+    "values": ("v_proj", "value", "v_lin", "v", "wv"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The base weight whose space an insertion lives in: by its inputs (the rows' space) or its outputs."""
+
+    key: str
+    space: Literal["inputs", "outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """One inserted matrix, in float32.
+
+    name : where it stands; kind : "prompt", "prefix keys", "prefix values", "down", "up" or "up down", the product
+    of a bottleneck without its nonlinearity; matrix : [rows, dimensions], or None where only factors are known;
+    beside : the base weight whose space its rows live in, None where there is no such.
+    """
+
+    name: str
+    kind: str
+    matrix: torch.Tensor | None
+    factors: Factors | None = None
+    beside: Beside | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        if self.factors is not None:
+            return self.factors[0].shape[0], self.factors[1].shape[1]
+        assert self.matrix is not None
+        m, n = self.matrix.shape
+        return m, n
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """An adapter that inserts matrices: its method, its source, how to read them, what is left out and why."""
+
+    method: str
+    source: TensorSource
+    read: Callable[[Base], Iterator[Insertion]]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def open_insertions(path: str | Path) -> Inserted | None:
+    """Open an adapter that inserts matrices beside the weights; None where there is nothing of the kind."""
+    path = Path(path)
+    require_exists(path)
+    folder = path if path.is_dir() else path.parent
+    raw = read_raw(folder) if path.is_dir() or path.name not in WEIGHT_NAMES else {}
+    ours = path.is_dir() and (bool(raw) or any(exists(folder / name) for name in ADAPTER_NAMES))
+    source = open_source(path, ADAPTER_NAMES if ours else WEIGHT_NAMES)
+    found = _of_names(source, raw)
+    if found is None:
+        source.close()
+    return found
+
+
+def _of_names(source: TensorSource, raw: Mapping[str, Any]) -> Inserted | None:
+    names = source.header.tensors
+    method = str(raw.get("peft_type", "")).upper()
+    if method in PREFIXES and _PROMPT in names:
+        return Inserted("prefix tuning", source, lambda base: _peft_prefix(source, raw, base))
+    if _PROMPT in names and (method in PROMPTS or not raw):
+        words = {"P_TUNING": "P-tuning", "CPT": "context-aware prompt tuning"}.get(method, "prompt tuning")
+        return Inserted(words, source, lambda base: _prompt(source, _PROMPT, base), _left(names, {_PROMPT}))
+    if method == "ADAPTION_PROMPT":
+        own = {key for key in names if _LLAMA_ADAPTER.match(key)}
+        return Inserted("LLaMA-Adapter", source, lambda base: _layer_prompts(source, base), _left(names, own))
+    if any(_BOTTLENECK.match(key) for key in names):
+        own = {key for key in names if _BOTTLENECK.match(key)}
+        return Inserted("bottleneck adapter", source, lambda base: _bottlenecks(source, base), _left(names, own))
+    if any(_HUB_PREFIX.match(key) for key in names):
+        return Inserted("prefix tuning (AdapterHub)", source, lambda base: _hub_prefix(source, base))
+    if len(names) == 1 and not raw and len(next(iter(names.values())).shape) == 2:
+        (key,) = names
+        return Inserted("soft prompt (one bare matrix)", source, lambda base: _prompt(source, key, base))
+    return None
+
+
+def _left(names: Mapping[str, TensorInfo], used: set[str]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (key, "a vector: a bias, a gate or a norm" if len(info.shape) < 2 else "of a part that is not measured")
+        for key, info in names.items()
+        if key not in used
+    )
+
+
+def _prompt(source: TensorSource, key: str, base: Base) -> Iterator[Insertion]:
+    matrix = source.tensor(key).float()
+    width = matrix.shape[1]
+    embedding = _embedding(base, width)
+    if embedding is None:
+        raise MatchError(
+            f"'{show(key)}' has vectors of {width} numbers, and no embedding of '{show(base.source.label)}' has. "
+            "Is this the base it was trained on?"
+        )
+    yield Insertion(key or "prompt", "prompt", matrix, beside=Beside(embedding, "inputs"))
+
+
+def _embedding(base: Base, width: int) -> str | None:
+    named = [key for key in base.tensors if key.removesuffix(".weight").rpartition(".")[2] in INPUT_EMBEDDINGS]
+    return next((key for key in named if base.tensors[key].shape[-1] == width), None)
+
+
+def _layer_prompts(source: TensorSource, base: Base) -> Iterator[Insertion]:
+    for key in source.header.tensors:
+        match = _LLAMA_ADAPTER.match(key)
+        if match is not None:
+            matrix = source.tensor(key).float()
+            flat = matrix.reshape(-1, matrix.shape[-1])
+            beside = _projection(base, match["place"], "keys", None)
+            fits = beside is not None and base.layout(beside.key).shape[1] == flat.shape[1]
+            yield Insertion(
+                match["place"], "prompt", flat, beside=Beside(beside.key, "inputs") if beside and fits else None
+            )
+
+
+def _peft_prefix(source: TensorSource, raw: Mapping[str, Any], base: Base) -> Iterator[Insertion]:
+    """Split `[tokens, layers x (keys, values) x width]`: the layer varies slowest, keys come before values."""
+    whole = source.tensor(_PROMPT).float()
+    layers = raw.get("num_layers")
+    if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1 or whole.shape[1] % (2 * layers):
+        raise UnsupportedError(
+            f"{_PROMPT} has {whole.shape[1]} numbers a token, which are not keys and values of num_layers = "
+            f"{show(repr(layers), 20)}: {CONFIG_NAME} does not fit the file."
+        )
+    yield from _by_layer(whole, layers, base, "")
+
+
+def _hub_prefix(source: TensorSource, base: Base) -> Iterator[Insertion]:
+    """Rebuild what AdapterHub's prefix network gives: `control(tanh(control(wte)))`; every layer saves the same."""
+    seen: list[torch.Tensor] = []
+    for key in source.header.tensors:
+        match = _HUB_PREFIX.match(key)
+        if match is None:
+            continue
+        front = key.removesuffix("wte.weight")
+        tokens = source.tensor(key).float()
+        if any(tokens.shape == other.shape and torch.equal(tokens, other) for other in seen):
+            continue
+        seen.append(tokens)
+        inner = {
+            name.removeprefix(front): source.tensor(name).float()
+            for name in source.header.tensors
+            if name.startswith(front)
+        }
+        try:
+            hidden = tokens @ inner["control_trans.0.weight"].T + inner["control_trans.0.bias"]
+            whole = torch.tanh(hidden) @ inner["control_trans.2.weight"].T + inner["control_trans.2.bias"]
+        except KeyError as missing:
+            raise MatchError(f"'{show(key)}': its {show(missing)} is missing. Save the adapter again.") from None
+        layers, rest = divmod(whole.shape[1], 2 * tokens.shape[1])
+        if rest or not layers:
+            raise MatchError(f"'{show(key)}' gives {whole.shape[1]} numbers a token, not keys and values of layers.")
+        yield from _by_layer(whole, layers, base, match["rest"] + ".")
+
+
+def _by_layer(whole: torch.Tensor, layers: int, base: Base, front: str) -> Iterator[Insertion]:
+    parts = whole.chunk(2 * layers, 1)
+    for number, part in enumerate(parts):
+        what = ("keys", "values")[number % 2]
+        beside = _projection(base, f"layer {number // 2}", what, number // 2)
+        fits = beside is not None and base.layout(beside.key).shape[0] == part.shape[1]
+        yield Insertion(
+            f"{front}layer {number // 2}", f"prefix {what}", part.contiguous(), beside=beside if fits else None
+        )
+
+
+def _projection(base: Base, place: str, what: str, layer: int | None) -> Beside | None:
+    """Return the projection of the base that makes the keys or values of a layer."""
+    for key in base.tensors:
+        path = plain(base.name(key)).removesuffix(".weight").split(".")
+        here = plain(base.name(key)).startswith(place + ".") if layer is None else str(layer) in path[:-1]
+        if here and path[-1] in _PROJECTIONS[what] and len(base.tensors[key].shape) == 2:
+            return Beside(key, "outputs")
+    return None
+
+
+def _bottlenecks(source: TensorSource, base: Base) -> Iterator[Insertion]:
+    del base  # they stand behind a sublayer, in no space of one weight
+    places: dict[str, dict[str, str]] = {}
+    for key in source.header.tensors:
+        match = _BOTTLENECK.match(key)
+        if match is not None:
+            places.setdefault(match["place"], {})[match["part"].partition("_")[2].partition(".")[0]] = key
+    for place, parts in places.items():
+        if len(parts) < 2:
+            raise MatchError(f"'{show(place)}': one half of its bottleneck is missing ({listing(parts)} is there).")
+        down, up = (source.tensor(parts[part]).float() for part in ("down", "up"))
+        if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise MatchError(f"'{show(place)}': up {list(up.shape)} and down {list(down.shape)} have no product.")
+        yield Insertion(place, "down", down)
+        yield Insertion(place, "up", up)
+        yield Insertion(place, "up down", None, factors=(up, down))
