@@ -160,6 +160,10 @@ def diagnose(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     allow_unmatched: bool = False,
+    as_stored: bool = False,
+    initial: str | Path | None = None,
+    alpha: float | None = None,
+    names: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure what fine-tuning did to every matrix it changed.
@@ -184,6 +188,14 @@ def diagnose(
     include, exclude : shell patterns or parts of names
     allow_unmatched : bool
         List adapter tensors that match nothing as skipped instead of refusing.
+    as_stored : bool
+        Read an adapter whose start changed the base (PiSSA, CorDA, LoftQ, ...) as `s B A` alone, and say so.
+    initial : path
+        The adapter before training, whose factors are subtracted, where its start changed the base.
+    alpha : float
+        The alpha of an adapter whose file does not hold it.
+    names : mapping
+        From module names in the adapter to those in the base, where they are not the same.
     progress : callable(done, total, key)
 
     Returns
@@ -221,6 +233,10 @@ def diagnose(
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
+        as_stored=as_stored,
+        initial=initial,
+        alpha=alpha,
+        names=names,
         progress=progress,
     )
     return Report(**{field.name: getattr(found, field.name) for field in fields(found)})
@@ -265,6 +281,10 @@ def compare(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     allow_unmatched: bool = False,
+    as_stored: bool = False,
+    initial: Mapping[str, str | Path] | None = None,
+    alpha: float | None = None,
+    names: Mapping[str, str] | None = None,
     matrix: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -273,8 +293,9 @@ def compare(
     Parameters
     ----------
     models : name -> path, module or state dict
-    matrix : the base name whose similarity maps are drawn; by default the one with most intruders among
-        those that most models change.
+    matrix : the base name whose similarity maps are drawn (in a stack of experts `name[number]`); by default the one
+        with most intruders among those that most models change.
+    initial : name -> path of that model as it was before training.
     The rest as for `diagnose`.
 
     Returns
@@ -292,6 +313,10 @@ def compare(
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
+        as_stored=as_stored,
+        initials=initial,
+        alpha=alpha,
+        names=names,
         matrix=matrix,
         progress=progress,
     )
@@ -311,6 +336,10 @@ def sweep(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     allow_unmatched: bool = False,
+    as_stored: bool = False,
+    initial: str | Path | None = None,
+    alpha: float | None = None,
+    names: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Follow the intruders of every matrix as its update is scaled: `W0 + s dW`, from nothing to twice as trained.
@@ -360,6 +389,10 @@ def sweep(
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
+        as_stored=as_stored,
+        initial=initial,
+        alpha=alpha,
+        names=names,
         progress=progress,
     )
     return Sweep(**{field.name: getattr(found, field.name) for field in fields(found)})

@@ -19,10 +19,13 @@ class Layout:
 
     kind : "linear" is `[out, in]` (also `[vocab, dim]`), "transposed" is `[in, out]` (the Conv1D of
         GPT-2), "kernel" is `[out, in / groups, k, ...]`, read as `[out, in / groups * k * ...]`.
+    heads : of a "linear" weight whose rows are stored in the order of an interleaved rotary embedding, the
+        number of attention heads: row `2 i + j` of a head of d rows is read as its row `j d / 2 + i`. Else 0.
     """
 
     kind: Kind
     stored_shape: tuple[int, ...]
+    heads: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -39,6 +42,10 @@ class Layout:
         """Return the `[m, n]` matrix of a stored tensor. Law: `to_stored(to_matrix(x)) == x`."""
         if self.kind == "transposed":
             return stored.T
+        if self.heads:
+            rows, columns = self.shape
+            pairs = stored.reshape(self.heads, rows // self.heads // 2, 2, columns)
+            return pairs.transpose(1, 2).reshape(self.shape)
         return stored.reshape(self.shape) if self.kind == "kernel" else stored
 
     def to_stored(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -47,10 +54,14 @@ class Layout:
             raise InputError(f"a matrix of shape {list(matrix.shape)} is not of shape {list(self.shape)}")
         if self.kind == "transposed":
             return matrix.T
+        if self.heads:
+            rows, columns = self.shape
+            matrix = matrix.reshape(self.heads, 2, rows // self.heads // 2, columns).transpose(1, 2)
         return matrix.reshape(self.stored_shape)
 
     def cut(self, rows: int) -> "Layout":
-        """Return the layout of the first `rows` outputs alone."""
+        """Return the layout of the first `rows` outputs alone, which interleaved rows have none of."""
+        assert not self.heads
         if self.kind == "transposed":
             return Layout(self.kind, (self.stored_shape[0], rows))
         return Layout(self.kind, (rows, *self.stored_shape[1:]))

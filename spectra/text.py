@@ -38,6 +38,15 @@ def show(text: object, limit: int | None = 120) -> str:
     return safe if limit is None or len(safe) <= limit else safe[: limit - 1] + "…"
 
 
+def numbered(name: str, index: int | None) -> str:
+    """Return the name of a weight, with its expert's number where it is one of a stack.
+
+    >>> numbered("mlp.experts.down_proj", 3)
+    'mlp.experts.down_proj[3]'
+    """
+    return name if index is None else f"{name}[{index}]"
+
+
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.3) -> str | None:
     """Return the choice most like `word`, or the first with a dotted part like it, or None.
 

@@ -4,6 +4,7 @@ Each structure knows its shape, its products and its dense form; where a factore
 kept, so that the engine never has to form `B @ A` to know its spectrum. Nothing here knows files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -176,15 +177,13 @@ class Rescaled(_Unfactored):
         if self.axis == "columns":
             scaled = self.gain[:, None] * x
             return self.base @ (scaled - x) + self.inner.matmul(scaled)
-        before = self.base @ x
-        return self.gain[:, None] * (before + self.inner.matmul(x)) - before
+        return (self.gain[:, None] - 1) * (self.base @ x) + self.gain[:, None] * self.inner.matmul(x)
 
     def rmatmul(self, y: torch.Tensor) -> torch.Tensor:
         if self.axis == "rows":
             scaled = self.gain[:, None] * y
             return self.base.T @ (scaled - y) + self.inner.rmatmul(scaled)
-        before = self.base.T @ y
-        return self.gain[:, None] * (before + self.inner.rmatmul(y)) - before
+        return (self.gain[:, None] - 1) * (self.base.T @ y) + self.gain[:, None] * self.inner.rmatmul(y)
 
     def dense(self) -> torch.Tensor:
         gain = self.gain[:, None] if self.axis == "rows" else self.gain
@@ -271,7 +270,8 @@ class Elementwise(_Unfactored):
 class Blocks:
     """A block-diagonal map R of vectors, between two reorderings: `R x = P^T blockdiag(blocks) P x`.
 
-    blocks : [count, b, b]. order : the permutation P as indices, `(P x)[i] = x[order[i]]`; None is none.
+    blocks : [count, b, b], in float64 where they are close to the identity: what they change is then exact in the
+    float32 of x. order : the permutation P as indices, `(P x)[i] = x[order[i]]`; None is none.
     """
 
     blocks: torch.Tensor
@@ -283,8 +283,15 @@ class Blocks:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return `R x` for columns x [size, k]."""
+        return self._applied(self.blocks, x)
+
+    def less(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `(R - I) x`, without the cancellation of `R x - x`."""
+        return self._applied(self.blocks - torch.eye(self.blocks.shape[-1]).to(self.blocks), x)
+
+    def _applied(self, blocks: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         inside = x if self.order is None else x[self.order]
-        done = (self.blocks @ inside.reshape(len(self.blocks), -1, x.shape[1])).reshape(x.shape)
+        done = (blocks.to(x.dtype) @ inside.reshape(len(blocks), -1, x.shape[1])).reshape(x.shape)
         if self.order is None:
             return done
         out = torch.empty_like(done)
@@ -331,17 +338,19 @@ class Multiplied(_Unfactored):
 
     def _less(self, x: torch.Tensor) -> torch.Tensor:
         """Return `(R - I) x`."""
-        y = x
-        for stage in reversed(self.stages):
-            y = stage(y)
-        return y - x
+        return _moved(self.stages[::-1], x)
 
     def _less_t(self, x: torch.Tensor) -> torch.Tensor:
         """Return `(R - I)^T x`."""
-        y = x
-        for stage in self.stages:
-            y = stage.transposed(y)
-        return y - x
+        return _moved([stage.transposed for stage in self.stages], x)
+
+
+def _moved(stages: Sequence[Blocks], x: torch.Tensor) -> torch.Tensor:
+    """Return by how much stages, applied one after another, move x: the sum of their own moves."""
+    moved = torch.zeros_like(x)
+    for stage in stages:
+        moved = moved + stage.less(x + moved)
+    return moved
 
 
 @dataclass(frozen=True, slots=True)

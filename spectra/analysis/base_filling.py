@@ -19,8 +19,8 @@ from spectra.engine.dense import svd
 from spectra.errors import DecompositionError, FormatError, InputError, MachineError
 from spectra.loaders.base import Base
 from spectra.loaders.matching import selector
-from spectra.loaders.plan import Skipped
-from spectra.text import listing, nearest, show, size
+from spectra.loaders.plan import Place, Skipped
+from spectra.text import listing, nearest, numbered, show, size
 
 _COPIES = 8  # peak memory of one matrix in matrices of its size, measured at 1536 and 2048
 
@@ -29,7 +29,7 @@ _COPIES = 8  # peak memory of one matrix in matrices of its size, measured at 15
 class FillPlan:
     """What filling will take at most; what the cache has already is neither made nor written again.
 
-    keys : the matrices to decompose, in base order; skipped : (key, reason) for every other tensor.
+    places : (key, expert's number) of the matrices to decompose, in base order; skipped : (key, reason) for every other tensor.
     bytes : on disk (up to twice that where float16 will not do); memory : at the peak, in bytes; seconds :
     predicted by the cost model for the device.
     """
@@ -37,11 +37,16 @@ class FillPlan:
     label: str
     folder: Path
     device: str
-    keys: tuple[str, ...]
+    places: tuple[Place, ...]
     skipped: tuple[Skipped, ...]
     bytes: int
     memory: int
     seconds: float
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of the matrices, an expert's with its number."""
+        return tuple(numbered(*place) for place in self.places)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""
@@ -49,7 +54,7 @@ class FillPlan:
             "base": self.label,
             "folder": str(self.folder),
             "device": self.device,
-            "matrices": len(self.keys),
+            "matrices": len(self.places),
             "bytes": self.bytes,
             "memory": self.memory,
             "seconds": round(self.seconds, 1),
@@ -89,12 +94,13 @@ def plan(base: Base, *, include: Sequence[str] = (), exclude: Sequence[str] = ()
     if not keys:
         raise _nothing_left(base, fit, include, exclude)
     reasons |= {key: "left out by include / exclude" for key in fit if not wanted(key, base.name(key))}
-    shapes = [base.layout(key).shape for key in keys]
+    places = [(key, index) for key in keys for index in base.indices(key)]
+    shapes = [base.layout(key).shape for key, _ in places]
     return FillPlan(
         label=base.source.label,
         folder=folder(),
         device=device,
-        keys=tuple(keys),
+        places=tuple(places),
         skipped=tuple(Skipped(key, reason) for key, reason in reasons.items() if reason is not None),
         bytes=sum(map(entry_bytes, shapes)),
         memory=_COPIES * 4 * max(m * n for m, n in shapes),
@@ -121,12 +127,12 @@ def fill(base: Base, planned: FillPlan, progress: Progress | None = None) -> Fil
     cache = BasisCache(planned.folder)
     _require_room(cache, planned.bytes)
     done = Filling(planned.label, planned.folder, skipped=list(planned.skipped))
-    for number, key in enumerate(planned.keys):
+    for number, place in enumerate(planned.places):
         if progress is not None:
-            progress(number, len(planned.keys), key)
-        _fill_one(base, key, planned.device, cache, done)
+            progress(number, len(planned.places), numbered(*place))
+        _fill_one(base, place, planned.device, cache, done)
     if progress is not None:
-        progress(len(planned.keys), len(planned.keys), "")
+        progress(len(planned.places), len(planned.places), "")
     done.seconds = time.monotonic() - started
     return done
 
@@ -142,8 +148,8 @@ def _require_room(cache: BasisCache, wanted: int) -> None:
         )
 
 
-def _fill_one(base: Base, key: str, device: str, cache: BasisCache, done: Filling) -> None:
-    matrix = base.matrix(key)
+def _fill_one(base: Base, place: Place, device: str, cache: BasisCache, done: Filling) -> None:
+    key, matrix = numbered(*place), base.matrix(place[0], index=place[1])
     if not bool(matrix.any()):
         done.skipped.append(Skipped(key, "it is zero: it has no directions"))
         return

@@ -45,12 +45,15 @@ def alpha_pattern(
         The margin is out of its range, the model is no adapter, or an update to be lowered is not linear in alpha.
     """
     require_alphas(alphas, margin)
-    factors = {row.key: row.budget * (1 - margin) for row in rows if row.budget is not None}
+    factors: dict[str, float] = {}
+    for row in rows:
+        if row.budget is not None:  # the experts of a stack share their alpha: the least budget binds
+            factors[row.key] = min(factors.get(row.key, 1.0), row.budget * (1 - margin))
     bent = [row for row in rows if row.update_kind != LINEAR and row.key in alphas and factors.get(row.key, 1.0) < 1]
     if bent:
         raise UsageError(
-            f"the update of '{show(bent[0].key)}' is {bent[0].update_kind} (DoRA): its magnitudes do not scale with "
-            f"alpha, so no alpha_pattern keeps {count(len(bent), 'matrix', 'matrices')} below the threshold."
+            f"the update of '{show(bent[0].key)}' is {bent[0].update_kind} (as that of DoRA or PiSSA): not all of it "
+            f"scales with alpha, so no alpha_pattern keeps {count(len(bent), 'matrix', 'matrices')} below the threshold."
         )
     own = {module: alpha for modules in alphas.values() for module, alpha in modules.items()}
     share = dict.fromkeys(own, 1.0)

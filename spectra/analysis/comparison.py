@@ -1,11 +1,12 @@
 """Several tuned models of one base on one page: LoRA beside full fine-tuning."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from spectra import table
 from spectra.analysis.diagnosis import SCHEMA, Diagnosis, conclude
@@ -15,10 +16,13 @@ from spectra.analysis.settings import Progress, Settings
 from spectra.analysis.similarity_map import SimilarityMap, similarity_map
 from spectra.analysis.stream import stream
 from spectra.errors import UsageError
+from spectra.loaders.options import Reading
 from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.loaders.plan import Place
+from spectra.loaders.replication import layers_of
 from spectra.loaders.source import Model
 from spectra.metrics.layer import Layer
-from spectra.text import nearest, show
+from spectra.text import nearest, numbered, show
 
 
 @dataclass(frozen=True)
@@ -66,59 +70,76 @@ def compare(
     models: Mapping[str, Model],
     *,
     settings: Settings | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    allow_unmatched: bool = False,
     matrix: str | None = None,
     progress: Progress | None = None,
+    initials: Mapping[str, str | Path] | None = None,
+    **reading: Unpack[Reading],
 ) -> ModelComparison:
-    """Diagnose several models in one pass over the base. See `spectra.compare`."""
+    """Diagnose several models in one pass over the base. See `spectra.compare`.
+
+    initials : by the name of a model, the adapter as it was before training.
+    """
     settings = settings or Settings()
     if not isinstance(models, Mapping):
         raise UsageError(f"models must map names to models, not be a {type(models).__name__}.")
     if not models:
         raise UsageError("nothing to compare: give at least one tuned model.")
+    unknown = sorted(set(initials or {}) - set(models))
+    if unknown:
+        raise UsageError(f"initial names '{show(unknown[0])}', which is none of the models.")
     started = time.monotonic()
     with ExitStack() as stack:
-        opened = {
-            name: stack.enter_context(
-                open_pairs(base, model, include=include, exclude=exclude, allow_unmatched=allow_unmatched)
-            )
-            for name, model in models.items()
-        }
-        if matrix is not None:
-            _require_matrix(matrix, opened)
+        opened = {}
+        for name, model in models.items():
+            own = reading | {"initial": (initials or {}).get(name)}
+            opened[name] = stack.enter_context(open_pairs(base, model, **own))
+        _require_one_base(opened)
+        chosen = None if matrix is None else _place_of(matrix, opened)
         rows: dict[str, list[Layer]] = {name: [] for name in opened}
         for name, row in stream(opened, settings, progress):
             rows[name].append(row)
         seconds = time.monotonic() - started
         found = {name: conclude(pairs, rows[name], settings, seconds) for name, pairs in opened.items()}
-        chosen = matrix or _most_telling(rows)
+        chosen = chosen or _most_telling(rows)
         holders = {name: pairs for name, pairs in opened.items() if chosen in _measured(rows[name])}
         maps = {name: similarity_map(pairs, chosen, settings) for name, pairs in holders.items() if chosen}
         table_ = guide(next(iter(opened.values())).base, found)
-    return ModelComparison(found, chosen, maps, rank_models(found), table_)
+    return ModelComparison(found, numbered(*chosen) if chosen else None, maps, rank_models(found), table_)
 
 
-def _measured(rows: Sequence[Layer]) -> set[str]:
-    return {layer.key for layer in rows if layer.ok}
+def _require_one_base(opened: Mapping[str, Pairs]) -> None:
+    """Refuse models whose layers of one name are not the same: one of them grows the base, or each does otherwise."""
+    bases = {name: layers_of(pairs.base) for name, pairs in opened.items()}
+    first = next(iter(bases.values()))
+    other = next((name for name, layers in bases.items() if layers != first), None)
+    if other is not None:
+        raise UsageError(
+            f"'{show(other)}' and '{show(next(iter(bases)))}' have different layers under one name "
+            "(layer_replication): diagnose each by itself."
+        )
 
 
-def _most_telling(rows: Mapping[str, Sequence[Layer]]) -> str | None:
+def _measured(rows: Sequence[Layer]) -> set[Place]:
+    return {(layer.key, layer.index) for layer in rows if layer.ok}
+
+
+def _most_telling(rows: Mapping[str, Sequence[Layer]]) -> Place | None:
     """The matrix that most models share and, among those, where they have most intruders."""
-    shared: dict[str, int] = {}
-    found: dict[str, int] = {}
+    shared: Counter[Place] = Counter()
+    found: Counter[Place] = Counter()
     for layers in rows.values():
         for layer in layers:
             if layer.ok:
-                shared[layer.key] = shared.get(layer.key, 0) + 1
-                found[layer.key] = found.get(layer.key, 0) + layer.found
-    return max(shared, key=lambda key: (shared[key], found[key]), default=None)
+                shared[layer.key, layer.index] += 1
+                found[layer.key, layer.index] += layer.found
+    return max(shared, key=lambda place: (shared[place], found[place]), default=None)
 
 
-def _require_matrix(matrix: str, opened: Mapping[str, Pairs]) -> None:
-    known = {key for pairs in opened.values() for key in pairs.keys}
+def _place_of(matrix: str, opened: Mapping[str, Pairs]) -> Place:
+    """Return the matrix of a name, in a stack of experts `name[number]`."""
+    known = {numbered(*place): place for pairs in opened.values() for place in pairs.places}
     if matrix not in known:
         like = nearest(matrix, known)
         hint = f" Did you mean '{show(like)}'?" if like else ""
         raise UsageError(f"no model changes a matrix called '{show(matrix)}'.{hint}")
+    return known[matrix]

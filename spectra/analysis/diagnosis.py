@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy
 import torch
@@ -17,6 +17,7 @@ from spectra.analysis.summary import summarise
 from spectra.findings.finding import Evidence, Finding
 from spectra.findings.rules import find
 from spectra.loaders.header import FileRecord
+from spectra.loaders.options import Reading
 from spectra.loaders.pairing import Pairs, open_pairs
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.loaders.source import Model
@@ -82,15 +83,13 @@ def diagnose(
     tuned: Model,
     *,
     settings: Settings | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    allow_unmatched: bool = False,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> Diagnosis:
     """Measure every matrix that `tuned` changes in `base`. See `spectra.diagnose`."""
     settings = settings or Settings()
     started = time.monotonic()
-    with open_pairs(base, tuned, include=include, exclude=exclude, allow_unmatched=allow_unmatched) as pairs:
+    with open_pairs(base, tuned, **reading) as pairs:
         rows = [row for _, row in stream({"": pairs}, settings, progress)]
         return conclude(pairs, rows, settings, time.monotonic() - started)
 

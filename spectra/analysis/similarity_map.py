@@ -9,7 +9,9 @@ from spectra.analysis.settings import Settings
 from spectra.engine.dense import svd
 from spectra.engine.resemblance import cosines
 from spectra.loaders.pairing import Pairs
+from spectra.loaders.plan import Place
 from spectra.metrics.null import expected_similarity
+from spectra.text import numbered
 
 LEADING = 64
 
@@ -29,11 +31,11 @@ class SimilarityMap:
     null: float
 
 
-def similarity_map(pairs: Pairs, key: str, settings: Settings) -> SimilarityMap:
-    """Decompose the one matrix `key` and return its map for the first side asked for."""
-    pair = pairs.pair(key)
+def similarity_map(pairs: Pairs, place: Place, settings: Settings) -> SimilarityMap:
+    """Decompose one matrix and return its map for the first side asked for."""
+    pair = pairs.pair(*place)
     side = settings.sides[0]
     base, tuned = svd(pair.base, device=settings.device), svd(pair.tuned(), device=settings.device)
     every = cosines(base, tuned, k=LEADING, side=side).float().numpy()
     null = expected_similarity(base.vectors(side).shape[0], len(every))
-    return SimilarityMap(key, side, every[:LEADING], every.max(0, initial=0.0), null)
+    return SimilarityMap(numbered(*place), side, every[:LEADING], every.max(0, initial=0.0), null)

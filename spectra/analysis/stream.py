@@ -10,17 +10,20 @@ from dataclasses import replace
 import torch
 
 from spectra.analysis.batches import Answered, in_batches
+from spectra.analysis.memory import is_out_of_memory
 from spectra.analysis.settings import Progress, Settings
 from spectra.basis_cache import BasisCache, folder
-from spectra.engine.choose import Decompositions, decompose, suits
+from spectra.engine.choose import Decompositions, Request, decompose, suits
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import require_finite
 from spectra.errors import DecompositionError, FormatError, MachineError, NonFiniteError
 from spectra.layout import Layout
 from spectra.loaders.pairing import Pairs
+from spectra.loaders.plan import Place
 from spectra.metrics.blocks import has_entry
 from spectra.metrics.intruders import no_intruders
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE, Layer, measure, unmeasured
+from spectra.text import numbered
 from spectra.updates import WeightPair
 
 _READ_CACHE = ("auto", "basis")
@@ -37,7 +40,7 @@ class BaseDecomposition:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._of: tuple[str, Layout] | None = None
+        self._of: tuple[str, int | None, Layout] | None = None
         self._svd: SVD | None = None
         self._cached = False
         self.notes: tuple[str, ...] = ()
@@ -45,8 +48,8 @@ class BaseDecomposition:
     def of(self, pair: WeightPair) -> SVD | None:
         """Return what is known of the pair's base. The cache is asked once a matrix."""
         self.notes = ()
-        if self._of != (pair.key, pair.layout):
-            self._of, self._svd, self._cached = (pair.key, pair.layout), None, False
+        if self._of != (pair.key, pair.index, pair.layout):
+            self._of, self._svd, self._cached = (pair.key, pair.index, pair.layout), None, False
             if self._settings.method in _READ_CACHE and suits(pair.shape, self._settings.request):
                 self._look_up(pair)
         return self._svd
@@ -75,24 +78,25 @@ def stream(
     models: Mapping[str, Pairs], settings: Settings, progress: Progress | None = None
 ) -> Iterator[tuple[str, Layer]]:
     """Yield (model name, row) for every matrix that any model changes, in base order."""
-    wanted = {key for pairs in models.values() for key in pairs.keys}
-    order = [key for key in next(iter(models.values())).base.tensors if key in wanted]
+    wanted = {place for pairs in models.values() for place in pairs.places}
+    base = next(iter(models.values())).base
+    order = [place for key in base.tensors for index in base.indices(key) if (place := (key, index)) in wanted]
     total = sum(len(pairs) for pairs in models.values())
-    tasks = [(name, key) for key in order for name, pairs in models.items() if key in pairs]
+    tasks = [(name, place) for place in order for name, pairs in models.items() if place in pairs]
     kept = BaseDecomposition(settings)
     for done, (name, pair, ready) in enumerate(_prepared(tasks, models, settings)):
         if progress is not None:
-            progress(done, total, pair.key)
+            progress(done, total, numbered(pair.key, pair.index))
         yield name, _row(pair, settings, kept, ready)
     if progress is not None:
         progress(total, total, "")
 
 
 def _prepared(
-    tasks: Sequence[tuple[str, str]], models: Mapping[str, Pairs], settings: Settings
+    tasks: Sequence[tuple[str, Place]], models: Mapping[str, Pairs], settings: Settings
 ) -> Iterator[tuple[str, WeightPair, Decompositions | None]]:
     """Yield each task's pair, and on CUDA its answer where it was had in a batch with others of its shape."""
-    pairs = (models[name].pair(key) for name, key in tasks)
+    pairs = (models[name].pair(*place) for name, place in tasks)
     alone: Iterator[Answered] = ((pair, None) for pair in pairs)
     answered = alone if settings.device == "cpu" else in_batches(pairs, settings.request)
     for (name, _), (pair, ready) in zip(tasks, answered, strict=True):
@@ -107,13 +111,25 @@ def _row(pair: WeightPair, settings: Settings, kept: BaseDecomposition, ready: D
             return unmeasured(pair, *nothing, none if nothing[0] == ZERO else ())
         if ready is not None:
             return measure(pair, ready, k=settings.k, epsilon=settings.epsilon)
-        found = decompose(pair, settings.request, base=kept.of(pair))
+        found, notes = _decomposed(pair, settings.request, kept.of(pair))
         if found.base is not None:
             kept.keep(pair, found.base)
-        told = replace(pair, notes=(*pair.notes, *kept.notes))
+        told = replace(pair, notes=(*pair.notes, *kept.notes, *notes))
         return measure(told, found, k=settings.k, epsilon=settings.epsilon)
     except (DecompositionError, MemoryError, RuntimeError) as fault:
         return unmeasured(pair, *status_of(fault, pair, settings.method))
+
+
+def _decomposed(pair: WeightPair, request: Request, base: SVD | None) -> tuple[Decompositions, tuple[str, ...]]:
+    """Decompose a pair on the device asked for, or on the CPU, with a note, where its memory does not hold it."""
+    try:
+        return decompose(pair, request, base=base), ()
+    except RuntimeError as fault:
+        if request.device == "cpu" or not is_out_of_memory(fault):
+            raise
+    torch.cuda.empty_cache()
+    found = decompose(pair, replace(request, device="cpu"), base=base)
+    return found, (f"answered on the CPU: the memory of {request.device} ran out",)
 
 
 def nothing_to_measure(pair: WeightPair) -> tuple[str, str] | None:
@@ -156,13 +172,3 @@ def _require_finite(pair: WeightPair) -> None:
         return
     for name, factor in zip("BA", pair.update.factors, strict=True):
         require_finite(factor, f"the factor {name}")
-
-
-def is_out_of_memory(fault: Exception) -> bool:
-    """Return whether a fault says that memory ran out: torch says so in several ways on the CPU."""
-    text = str(fault)
-    return (
-        isinstance(fault, MemoryError | torch.OutOfMemoryError)
-        or "allocate memory" in text
-        or "not enough memory" in text
-    )

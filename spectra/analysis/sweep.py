@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from spectra import table
 from spectra.analysis.agreement import Agreement, agreement
@@ -17,6 +17,7 @@ from spectra.engine import dense
 from spectra.engine.choose import Decompositions
 from spectra.engine.scales import Scaled
 from spectra.errors import DecompositionError, UsageError
+from spectra.loaders.options import Reading
 from spectra.loaders.pairing import open_pairs
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.loaders.source import Model
@@ -24,7 +25,7 @@ from spectra.metrics.intruders import Intruders, intruders
 from spectra.metrics.layer import FAILURES
 from spectra.metrics.phase import PhaseCurve, bisect, first_crossing, intervals, side_curve
 from spectra.metrics.threshold import threshold
-from spectra.text import show
+from spectra.text import numbered, show
 from spectra.updates import WeightPair
 
 if TYPE_CHECKING:
@@ -156,22 +157,20 @@ def sweep(
     *,
     scales: Sequence[float] = SCALES,
     settings: Settings | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    allow_unmatched: bool = False,
     progress: Progress | None = None,
+    **reading: Unpack[Reading],
 ) -> ModelSweep:
     """Follow the intruders of every matrix that `tuned` changes as its update is scaled. See `spectra.sweep`."""
     settings, grid = settings or Settings(), require_scales(scales)
     if settings.method == "certified":
         raise UsageError("a sweep decomposes each base matrix once: its method is auto, basis or exact, not certified.")
     started = time.monotonic()
-    with open_pairs(base, tuned, include=include, exclude=exclude, allow_unmatched=allow_unmatched) as pairs:
+    with open_pairs(base, tuned, **reading) as pairs:
         rows = []
-        for done, key in enumerate(pairs.keys):
+        for done, place in enumerate(pairs.places):
             if progress is not None:
-                progress(done, len(pairs), key)
-            rows.append(_row(pairs.pair(key), grid, settings))
+                progress(done, len(pairs), numbered(*place))
+            rows.append(_row(pairs.pair(*place), grid, settings))
         if progress is not None:
             progress(len(pairs), len(pairs), "")
         return ModelSweep(

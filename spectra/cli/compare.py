@@ -1,10 +1,11 @@
 """`spectra compare`: LoRA beside full fine-tuning on one page."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options, spectrum
+from spectra.cli.options import Analysis, Output, comparison_options, exit_code, fail_on, output_options, spectrum
 from spectra.cli.progress import progress_bar
 from spectra.errors import UsageError
 from spectra.text import show
@@ -29,9 +30,19 @@ def named(given: tuple[str, ...], option: str) -> dict[str, str]:
 @click.argument("base")
 @click.option("--lora", multiple=True, metavar="NAME=PATH", help="An adapter to compare; may be repeated.")
 @click.option("--full", multiple=True, metavar="NAME=PATH", help="A full fine-tune to compare; may be repeated.")
-@click.option("--matrix", metavar="NAME", help="The weight whose similarity maps are drawn.")
+@click.option(
+    "--fleet",
+    multiple=True,
+    metavar="DIR",
+    help="A folder whose subfolders are adapters, each compared; may be repeated.",
+)
+@click.option(
+    "--initial", "started", multiple=True, metavar="NAME=PATH",
+    help="Of the adapter with this name, as it was before training: its factors are subtracted; may be repeated.",
+)
+@click.option("--matrix", metavar="NAME", help="The weight whose similarity maps are drawn; of a stack, NAME[EXPERT].")
 @click.option("--guide", is_flag=True, help="Print the decision table for this base, with measured numbers.")
-@analysis_options
+@comparison_options
 @spectrum
 @output_options
 @fail_on
@@ -41,6 +52,8 @@ def command(
     base: str,
     lora: tuple[str, ...],
     full: tuple[str, ...],
+    fleet: tuple[str, ...],
+    started: tuple[str, ...],
     matrix: str | None,
     guide: bool,
     analysis: Analysis,
@@ -53,19 +66,24 @@ def command(
     \b
     Example:
       spectra compare base --lora r8=adapters/r8 --lora r64=adapters/r64 --full full=tuned --html compare.html
+      spectra compare base --fleet adapters --csv fleet.csv
       spectra compare base --guide
     """
     from spectra.loaders.files import require_exists
 
-    adapters, tuned = named(lora, "--lora"), named(full, "--full")
+    adapters, tuned, before = named(lora, "--lora"), named(full, "--full"), named(started, "--initial")
+    for folder in fleet:
+        adapters.update(_of_fleet(folder, adapters))
     twice = set(adapters) & set(tuned)
     if twice:
         raise UsageError(f"the name '{show(min(twice))}' is given to a --lora and a --full.")
     output.check()
-    for path in (base, *adapters.values(), *tuned.values()):
+    for path in (base, *adapters.values(), *tuned.values(), *before.values()):
         require_exists(Path(path))
     if not adapters and not tuned and not guide:
-        raise UsageError("nothing to compare: give --lora NAME=PATH or --full NAME=PATH, or --guide alone.")
+        raise UsageError(
+            "nothing to compare: give --lora NAME=PATH, --full NAME=PATH or --fleet DIR, or --guide alone."
+        )
     if not adapters and not tuned and output.wanted:
         raise UsageError("--guide alone only prints; --json, --csv, --html and --figures need a --lora or a --full.")
     import spectra
@@ -75,7 +93,7 @@ def command(
         terminal.show(terminal.guide(spectra.guide(base)))
         return
     for name, path in (*adapters.items(), *tuned.items()):
-        with spectra.open_pairs(base, path, allow_unmatched=analysis.allow_unmatched) as pairs:
+        with spectra.open_pairs(base, path, **(analysis.reading() | {"initial": before.get(name)})) as pairs:
             _check_kind(name, pairs.info.method, "--full" if name in tuned else "--lora")
     with progress_bar("measuring") as progress:
         found = spectra.compare(
@@ -84,7 +102,7 @@ def command(
             matrix=matrix,
             spectrum=spectrum,
             progress=progress,
-            **analysis.keywords(),
+            **(analysis.keywords() | {"initial": before}),
         )
     if not output.to_stdout:
         terminal.show(terminal.comparison(found))
@@ -93,6 +111,21 @@ def command(
     output.write(found)
     severities = {finding.severity for model in found.models.values() for finding in model.findings}
     ctx.exit(exit_code(found.failed, severities, fail_on))
+
+
+def _of_fleet(folder: str, taken: Mapping[str, str]) -> dict[str, str]:
+    """Return every adapter below a folder by its subfolder's name: thousands on one base, as S-LoRA serves them."""
+    from spectra.loaders.adapters.beside import adapters_below
+    from spectra.loaders.files import require_exists
+
+    require_exists(Path(folder))
+    names = adapters_below(Path(folder))
+    if not names:
+        raise UsageError(f"--fleet: no subfolder of '{show(folder)}' holds an adapter_config.json.")
+    twice = set(names) & set(taken)
+    if twice:
+        raise UsageError(f"--fleet: the name '{show(min(twice))}' is given twice.")
+    return {name: str(Path(folder) / name) for name in names}
 
 
 def _check_kind(name: str, method: str, given: str) -> None:

@@ -28,9 +28,32 @@ class Analysis:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     allow_unmatched: bool
+    as_stored: bool
+    alpha: float | None
+    names: Path | None
+    initial: Path | None = None
 
     def keywords(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"names": _mapping(self.names)}
+
+    def reading(self) -> dict[str, Any]:
+        """Return what `spectra.open_pairs` takes of it, of all matrices."""
+        taken = ("allow_unmatched", "as_stored", "alpha", "names", "initial")
+        return {name: value for name, value in self.keywords().items() if name in taken}
+
+
+def _mapping(path: Path | None) -> dict[str, str] | None:
+    """Read a file of names: a JSON object of texts."""
+    if path is None:
+        return None
+    from spectra.loaders import strict_json
+    from spectra.loaders.files import require_exists
+
+    require_exists(path)
+    found = strict_json.read(path)
+    if not all(isinstance(name, str) for name in found.values()):
+        raise UsageError(f"--names takes a JSON object of texts, and '{show(path.name)}' holds something else.")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +134,20 @@ _ANALYSIS = (
     ),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out weights whose name has this."),
     click.option("--allow-unmatched", is_flag=True, help="List adapter tensors that match nothing, and go on."),
-)
+    click.option(
+        "--as-stored", is_flag=True,
+        help="Read an adapter whose start changed the base (PiSSA, CorDA, ...) as s B A alone; every output says so.",
+    ),
+    click.option("--alpha", type=float, metavar="NUMBER", help="The alpha of an adapter whose file does not hold it."),
+    click.option(
+        "--names", metavar="FILE", type=click.Path(path_type=Path),
+        help="JSON: from module names in the adapter to those in the base, where they are not the same.",
+    ),
+)  # fmt: skip
+_INITIAL = click.option(
+    "--initial", metavar="PATH", type=click.Path(path_type=Path),
+    help="The adapter before training, where its start changed the base: its factors are subtracted.",
+)  # fmt: skip
 _FILES = (
     click.option("--json", metavar="FILE", help="Write everything as JSON ('-' is stdout)."),
     click.option("--csv", metavar="FILE", help="Write one line a matrix as CSV ('-' is stdout)."),
@@ -150,7 +186,8 @@ def _gathered(options: tuple[Any, ...], kind: type[Any], name: str) -> Callable[
     return decorate
 
 
-analysis_options = _gathered(_ANALYSIS, Analysis, "analysis")
+analysis_options = _gathered((*_ANALYSIS, _INITIAL), Analysis, "analysis")
+comparison_options = _gathered(_ANALYSIS, Analysis, "analysis")
 output_options = _gathered((*_FILES[:2], _HTML, *_FILES[2:]), Output, "output")
 file_options = _gathered(_FILES, Output, "output")
 

@@ -80,7 +80,7 @@ def command(
     from spectra.reports.sweep import summary
 
     if alpha_pattern is not None:
-        with spectra.open_pairs(base, tuned, allow_unmatched=analysis.allow_unmatched) as pairs:
+        with spectra.open_pairs(base, tuned, **analysis.reading()) as pairs:
             require_alphas(pairs.alphas, margin)
     with progress_bar("sweeping") as progress:
         found = spectra.sweep(base, tuned, scales=grid, progress=progress, **analysis.keywords())

@@ -9,6 +9,7 @@ from spectra.findings.rank import RANK_EXHAUSTED, RANK_UNUSED
 from spectra.findings.rounding import LOST_IN_MERGE, RANK_IS_ROUNDING
 from spectra.findings.untrained import UNTRAINED
 from spectra.findings.wrong_base import WRONG_BASE
+from spectra.text import numbered
 
 RULES: tuple[Rule, ...] = (
     UNTRAINED,
@@ -36,7 +37,7 @@ def find(evidence: Evidence) -> list[Finding]:
             raised.message,
             raised.advice,
             rule.source,
-            tuple(layer.key for layer in raised.layers),
+            tuple(numbered(layer.key, layer.index) for layer in raised.layers),
             raised.numbers,
         )
         for rule in RULES

@@ -1,26 +1,30 @@
 """The base of a comparison: its matrices by name, each with its layout, one in memory at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from spectra.errors import MatchError, UnsupportedError
+from spectra.errors import MatchError
 from spectra.layout import Layout, layout_of
+from spectra.loaders.disagreements import QUESTION
+from spectra.loaders.experts import Stack, stack_of
 from spectra.loaders.formats import ADAPTER_NAMES
+from spectra.loaders.gguf_header import file_type, quantised
+from spectra.loaders.gguf_names import Naming, naming_of
 from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.matching import input_embedding, is_head, is_vocabulary
 from spectra.loaders.orientation import transposed_keys
 from spectra.loaders.pickle_header import unwrap_key
 from spectra.loaders.plan import Planned
-from spectra.loaders.quantization import scheme
-from spectra.loaders.source import Model, TensorSource, open_source
-from spectra.text import show
+from spectra.loaders.quantization.unpack import Dequantised, unpacked
+from spectra.loaders.source import Model, TensorSource, open_source, part_of
+from spectra.text import listing, show
 from spectra.updates import Dense, Storage, WeightPair
 
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "logits_proj")
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def storage_of(*infos: TensorInfo) -> Storage:
@@ -28,23 +32,9 @@ def storage_of(*infos: TensorInfo) -> Storage:
     return Storage(infos[0].dtype, sum(info.parameters for info in infos), sum(info.bytes for info in infos))
 
 
-def refuse_packed(source: TensorSource, what: str) -> None:
-    """Refuse a checkpoint whose weights are packed: its bytes are not weights."""
-    packed = scheme(source.header.tensors, source.config) or _declared_scheme(source)
-    if packed:
-        raise UnsupportedError(
-            f"the {what} '{show(source.label)}' is stored packed by {packed}, which this version does not unpack. "
-            "Give the unquantised checkpoint it was made from."
-        )
-
-
-def _declared_scheme(source: TensorSource) -> str | None:
-    """Name the quantisation a configuration declares when some matrices are indeed no floats."""
-    declared = source.config.get("quantization_config")
-    method = declared.get("quant_method") if isinstance(declared, Mapping) else None
-    infos = source.header.tensors.values()
-    packed = any(len(info.shape) >= 2 and info.dtype not in FLOATS for info in infos)
-    return show(method) if method and packed else None
+def share_of(info: TensorInfo, count: int) -> Storage:
+    """Return what one of `count` equal parts of a tensor takes on disk."""
+    return Storage(info.dtype, info.parameters // count, info.bytes // count)
 
 
 @dataclass(slots=True)
@@ -53,10 +43,11 @@ class Base:
 
     source: TensorSource
     transposed: Callable[[str], bool] = field(init=False)
+    naming: Naming = field(init=False)
 
     def __post_init__(self) -> None:
-        refuse_packed(self.source, "base")
         self.transposed = transposed_keys(self.source.config, self.tensors)
+        self.naming = naming_of(self.source.header)
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -66,24 +57,70 @@ class Base:
     def knows_architecture(self) -> bool:
         """Whether orientation is known rather than read off shapes. Code from elsewhere (`auto_map`) is not known."""
         config = self.source.config
-        return "transposed_modules" in config or ("model_type" in config and "auto_map" not in config)
+        declared = "transposed_modules" in config or ("model_type" in config and "auto_map" not in config)
+        return declared or bool(self.naming.architecture)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the base: what looked odd, and what it is where it is not as it was trained."""
+        header = self.source.header
+        packed = (f"the base is dequantised from {file_type(header)}",) if quantised(header) else ()
+        return (*header.notes, *packed)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this is a model in memory, whose weights come in the order of its own code."""
+        return self.source.header.container == "memory" and "transposed_modules" in self.source.config
 
     def name(self, key: str) -> str:
         """Return the Hub's name of a weight, where its container has names of its own; else its key."""
-        return key
+        return self.naming.name(key)
+
+    def stack(self, key: str) -> Stack | None:
+        """Return the stack of experts that a tensor is, None for any other."""
+        shape = self.tensors[key].shape
+        if self.naming.architecture:
+            stacked = len(shape) == 3 and self.naming.is_stack(key)
+            return Stack(shape[0], Layout("linear", shape[1:]), None) if stacked else None
+        return stack_of(key, self.tensors, self.source.config)
+
+    def indices(self, key: str) -> Sequence[int | None]:
+        """Return the numbers of the experts that a tensor holds; None alone for a tensor that is one matrix."""
+        stack = self.stack(key)
+        return range(stack.count) if stack else (None,)
 
     def layout(self, key: str) -> Layout:
-        return layout_of(self.tensors[key].shape, transposed=self.transposed(key))
+        """Return the layout of a weight, in a stack that of one expert."""
+        stack = self.stack(key)
+        return stack.layout if stack else self.layout_in(self.source, key, key)
 
-    def matrix(self, key: str, layout: Layout | None = None, rows: int | None = None) -> torch.Tensor:
-        """Return a weight as a float32 matrix `[m, n]`, rows = outputs, cut to its first `rows`."""
-        stored = (layout or self.layout(key)).to_matrix(self.source.tensor(key))
+    def layout_in(self, source: TensorSource, key: str, stored: str) -> Layout:
+        """Return how the weight `key`, no stack, lies as `stored` in a source: this base's own, or a tuned one."""
+        naming, info = naming_of(source.header), source.header.tensors[stored]
+        if naming.architecture:
+            return naming.layout(stored, info.shape)
+        turned = self.transposed(key) or self.naming.is_turned(key)
+        return layout_of(info.shape, transposed=turned and not isinstance(info, Dequantised))
+
+    def matrix(
+        self, key: str, layout: Layout | None = None, rows: int | None = None, index: int | None = None
+    ) -> torch.Tensor:
+        """Return a weight as a float32 matrix `[m, n]`, rows = outputs, cut to its first `rows`.
+
+        index : the expert's number in a stack.
+        """
+        stored = (layout or self.layout(key)).to_matrix(part_of(self.source, key, index))
         return stored[:rows].float()
+
+    def storage(self, key: str) -> Storage:
+        """Return what a weight takes on disk, in a stack what one expert takes."""
+        return share_of(self.tensors[key], len(self.indices(key)))
 
     def tied_to(self, module: str) -> str | None:
         """Return the input embedding whose weight a module shares when the base stores it only there."""
         head, coder = is_head(module), module.endswith(("encoder.embed_tokens", "decoder.embed_tokens"))
-        embedding = input_embedding(self.tensors) if head or coder else None
+        keys = {self.name(key): key for key in self.tensors} if head or coder else {}
+        embedding = keys.get(input_embedding(keys) or "")
         if embedding is None:
             return None
         if head:
@@ -100,12 +137,10 @@ class Base:
         info = self.tensors[key]
         if len(info.shape) < 2:
             return "a vector or scalar: it has no singular vectors"
-        if info.dtype not in FLOATS:
+        if info.read_as not in FLOATS:
             return f"stored as {info.dtype}: not a floating-point weight"
         if key.endswith("bias"):
             return f"a bias or a mask of shape {list(info.shape)}, not a weight"
-        if _is_expert_stack(key, info.shape, self.source.config):
-            return "a stack of experts in one tensor, which this version does not read"
         return None
 
 
@@ -118,19 +153,15 @@ def _ties_head(config: Mapping[str, Any]) -> bool:
     return "model_type" in config
 
 
-def _is_expert_stack(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> bool:
-    counts = [config.get(name) for name in _EXPERT_COUNTS]
-    return len(shape) == 3 and ("experts" in key.split(".") or shape[0] in counts)
-
-
 def open_base(model: Model) -> Base:
-    """Open a base checkpoint, module or state dict. Packed weights and adapters are refused by name."""
+    """Open a base checkpoint, module or state dict, packed weights unpacked. Adapters are refused by name."""
     source = open_source(weights_in(model))
-    if any(record.name in ADAPTER_NAMES for record in source.header.files):
+    named = any(record.name in ADAPTER_NAMES for record in source.header.files)
+    if named or source.header.metadata.get("general.type") == "adapter":
         raise MatchError(
             f"the base '{show(source.label)}' is an adapter. Give the base first, then what was trained on it."
         )
-    return Base(source)
+    return Base(unpacked(source, "base"))
 
 
 def weights_in(model: Model) -> Model:
@@ -155,8 +186,7 @@ def common_rows(key: str, base: tuple[int, ...], tuned: tuple[int, ...], what: s
         return rows, f"{abs(base[0] - tuned[0])} rows that only {more} has are left out (vocabulary)"
     hint = " Transposed they would fit: is the layout declared wrongly?" if base == tuned[::-1] else ""
     raise MatchError(
-        f"'{show(key)}': the base is {list(base)} and {what} is {list(tuned)}.{hint} "
-        "Is this the base it was trained on?"
+        f"'{show(key)}': the base is {list(base)} and {what} is {list(tuned)}.{hint} {QUESTION}"
     )
 
 
@@ -167,28 +197,40 @@ def head_of_other_size(key: str, base: tuple[int, ...], tuned: tuple[int, ...]) 
     return None
 
 
-def plan_replaced(base: Base, key: str, tuned: TensorSource, tuned_key: str) -> Planned:
-    """Plan the pair of a weight stored in full on both sides: `dW = W - W0`, entry by entry.
+def _rounded(before: TensorInfo, after: TensorInfo) -> str | None:
+    """Say that what quantisation took away is part of the difference, None when neither side is quantised."""
+    types = dict.fromkeys(info.dtype for info in (before, after) if info.dtype != info.read_as)
+    return f"dequantised from {listing(types)}: dW holds the error of quantisation too" if types else None
+
+
+def plan_replaced(base: Base, key: str, tuned: TensorSource, tuned_key: str) -> list[Planned]:
+    """Plan the pairs of a weight stored in full on both sides, one a matrix: `dW = W - W0`, entry by entry.
 
     Raises MatchError at once when the shapes do not fit.
     """
-    before, after = base.tensors[key], tuned.header.tensors[tuned_key]
-    rows, note = common_rows(key, before.shape, after.shape, "the tuned weight")
-    transposed = base.transposed(key)
-    whole, other = layout_of(before.shape, transposed=transposed), layout_of(after.shape, transposed=transposed)
+    before, after, stack = base.tensors[key], tuned.header.tensors[tuned_key], base.stack(key)
+    whole = base.layout(key)
+    other = whole if stack else base.layout_in(tuned, key, tuned_key)
+    shapes = (before.shape, after.shape) if whole.kind == other.kind else (whole.shape, other.shape)
+    rows, note = common_rows(base.name(key), *shapes, "the tuned weight")
+    cut = rows if note else None
+    notes = tuple(said for said in (note, stack and stack.note, _rounded(before, after)) if said)
     wide = torch.float64 if "float64" in (before.dtype, after.dtype) else torch.float32
+    indices = base.indices(key)
 
-    def build() -> WeightPair:
-        W0 = whole.to_matrix(base.source.tensor(key))[: rows if note else None].to(wide)
-        W = other.to_matrix(tuned.tensor(tuned_key))[: rows if note else None].to(wide)
+    def build(index: int | None) -> WeightPair:
+        W0 = whole.to_matrix(part_of(base.source, key, index))[:cut].to(wide)
+        W = other.to_matrix(part_of(tuned, tuned_key, index))[:cut].to(wide)
         return WeightPair(
             key=key,
             base=W0.float(),
             update=Dense((W - W0).float()),
             layout=whole.cut(rows) if note else whole,
-            base_storage=storage_of(before),
-            update_storage=storage_of(after),
-            notes=(note,) if note else (),
+            base_storage=base.storage(key),
+            update_storage=share_of(after, len(indices)),
+            index=index,
+            name=base.name(key),
+            notes=notes,
         )
 
-    return Planned(key, build)
+    return [Planned(key, partial(build, index), index) for index in indices]

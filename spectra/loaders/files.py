@@ -101,8 +101,6 @@ def what_it_is_instead(head: bytes) -> str | None:
         return "it is a web page: the download failed or needed a login"
     if head.startswith(b"\x93NUMPY"):
         return "it is a NumPy array (.npy): save the tensors as safetensors instead"
-    if head.startswith(b"GGUF"):
-        return "it is GGUF, which this version does not read: use the safetensors of the same model"
     if head[257:262] == b"ustar":
         return "it is a tar archive, as torch wrote long ago: load it where it was made and save it as safetensors"
     return None

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectra.errors import FormatError, InputError, UnsafeFileError, UnsupportedError
-from spectra.loaders import pickle_header, safetensors_header, strict_json
+from spectra.loaders import (
+    dcp_metadata,
+    gguf_header,
+    gguf_shards,
+    npz_header,
+    pickle_header,
+    safetensors_header,
+    strict_json,
+)
 from spectra.loaders.files import (
     HEAD,
     exists,
@@ -31,10 +39,13 @@ class Container:
     read: Callable[[Path], Header]
 
 
-# In this order: the length that opens a safetensors file may look like the start of a pickle.
+# In this order: the length that opens a safetensors file may look like the start of a pickle, and a pickle of torch
+# is a zip archive too.
 CONTAINERS = (
     Container("safetensors", safetensors_header.sniff, safetensors_header.read),
+    Container("NumPy archive", npz_header.begins, npz_header.read),
     Container("torch pickle", pickle_header.sniff, pickle_header.read),
+    Container("GGUF", gguf_header.sniff, gguf_shards.read),
 )
 
 # In the order of preference: safetensors beside a pickle always wins, a single file beats shards.
@@ -51,16 +62,22 @@ ADAPTER_NAMES = (
     "adapter_model.safetensors",
     "adapter_model.bin",
     "adapters.safetensors",
+    "adapters.npz",
     "pytorch_lora_weights.safetensors",
     "pytorch_lora_weights.bin",
     "pytorch_adapter.bin",
+    "adapter.safetensors",
     "adapter_model.pt",
+    "adapter_0.pt",
+    "lorma.safetensors",
 )
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz")
 
 
 def read_file(path: Path) -> Header:
     """Read the header of one weights file, whatever its name says it is."""
+    if path.suffix == dcp_metadata.SUFFIX:
+        raise InputError(f"{show(path.name)} is a part of a distributed checkpoint. Give the folder it lies in.")
     with open_regular(path) as file:
         head = file.read(HEAD)
     for container in CONTAINERS:
@@ -80,9 +97,12 @@ def read_weights(path: Path, names: tuple[str, ...] = WEIGHT_NAMES) -> Header:
     Raises InputError when nothing is found, FormatError when shards are missing or disagree.
     """
     require_exists(path)
+    present = [name for name in names if exists(path / name)] if path.is_dir() else []
+    distributed = None if present else dcp_metadata.folder_of(path)
+    if distributed is not None:
+        return dcp_metadata.read(distributed)
     if not path.is_dir():
         return _read_index(path) if path.name.endswith(INDEX_SUFFIX) else read_file(path)
-    present = [name for name in names if exists(path / name)]
     if not present:
         return _read_unnamed(path)
     chosen = path / present[0]
@@ -106,9 +126,14 @@ def _read_unnamed(folder: Path) -> Header:
     if len(safe) == 1 or len(found) == 1:
         chosen = (safe or found)[0]
         return _beside(read_file(folder / chosen), folder, [chosen, *(name for name in found if name != chosen)])
+    first = gguf_shards.first_of(found)
+    if first is not None:
+        return gguf_shards.read(folder / first)
     where = f"the folder '{show(folder.name)}' holds"
     if not inside:
         raise InputError(f"the folder '{show(folder.name)}' is empty.")
+    if not found and any(name.endswith(dcp_metadata.SUFFIX) for name in inside):
+        raise InputError(f"{where} a distributed checkpoint without its .metadata. Download all of it.")
     if not found and "adapter_config.json" in inside:
         raise InputError(f"{where} an adapter_config.json without its weights: {listing(ADAPTER_NAMES)} is missing.")
     if not found:
@@ -181,4 +206,5 @@ def _merged(where: str, placed: dict[str, str], shards: dict[str, Header], unlis
     if unlisted:
         notes.append(f"{where} names no tensor of {listing(unlisted, 5)}: not read")
     files = tuple(header.files[0] for header in shards.values())
-    return Header(f"{containers.pop()}, {count(len(shards), 'shard')}", files, tensors, notes=tuple(notes))
+    metadata = {key: text for header in shards.values() for key, text in header.metadata.items()}
+    return Header(f"{containers.pop()}, {count(len(shards), 'shard')}", files, tensors, metadata, tuple(notes))

@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 
 from spectra.errors import MatchError, UnsupportedError
-from spectra.loaders.base import Base, head_of_other_size, plan_replaced, refuse_packed, weights_in
+from spectra.loaders.base import Base, head_of_other_size, plan_replaced, weights_in
+from spectra.loaders.disagreements import Disagreements
+from spectra.loaders.gguf_names import naming_of, require_comparable
 from spectra.loaders.header import FLOATS, TensorInfo
-from spectra.loaders.matching import find_prefix, plain, unmatched
+from spectra.loaders.lineage import doubts
+from spectra.loaders.matching import find_prefix, plain
 from spectra.loaders.methods import FULL, Fate, recognise
 from spectra.loaders.plan import Plan, TunedInfo
+from spectra.loaders.quantization.unpack import unpacked
 from spectra.loaders.source import Model, open_source
 from spectra.text import listing, show
 
@@ -15,39 +19,44 @@ from spectra.text import listing, show
 def plan_full(model: Model, base: Base) -> Plan:
     """Match a full checkpoint to its base. Everything left out is in `skipped` with its reason.
 
-    Raises UnsupportedError, naming the method, when the file holds an adapter; MatchError when nothing
-    matches or shapes disagree.
+    Raises UnsupportedError, naming the method, when the file holds an adapter; MatchError, with
+    all of it at once, when nothing matches or shapes disagree.
     """
-    tuned = open_source(weights_in(model))
+    tuned = unpacked(open_source(weights_in(model)), "tuned checkpoint")
     names = tuned.header.tensors
     plan = Plan(_info(tuned.label, names), tuned)
     placed = _place(plan, base)
-    used = set(placed.values())
+    faults, used = Disagreements(tuned.label, base.source.label), set(placed.values())
     strange = {key: info for key, info in names.items() if key not in used}
     _refuse_adapter(strange, tuned.label)
-    refuse_packed(tuned, "tuned checkpoint")
     if not any(base.reason_against(key) is None for key in placed):
         same = next((key for key in base.tensors if key in names and len(base.tensors[key].shape) > 1), None)
         if same is not None:
             raise MatchError(f"'{show(same)}' of the base cannot be analysed: {base.reason_against(same)}.")
         if not _matrices(names):
             raise MatchError(f"'{show(tuned.label)}' holds no matrix to compare.")
-        raise unmatched(_matrices(names), _analysable(base), f"the matrices of '{show(tuned.label)}'")
+        faults.add_unmatched(_matrices(names), _analysable(base), skippable=False)
     for key in base.tensors:
-        _plan_key(key, placed, base, plan)
+        with faults.collected():
+            _plan_key(key, placed, base, plan)
+    faults.raise_any()
     for key, info in strange.items():
         plan.skip(key, _why_strange(key, info, base))
+    plan.notes.extend(doubts(base.source, tuned))
     return plan
 
 
 def _place(plan: Plan, base: Base) -> dict[str, str]:
     """Return the tuned name of every base name that the tuned side has."""
-    names, homes = plan.source.header.tensors, {plain(key): key for key in base.tensors}
-    matrices, analysable = map(plain, _matrices(names)), map(plain, _analysable(base))
-    rule = find_prefix(list(matrices), list(analysable), f"'{show(plan.source.label)}'")
+    names, theirs = plan.source.header.tensors, naming_of(plan.source.header)
+    require_comparable(base.naming, theirs)
+    homes = {plain(base.name(key)): key for key in base.tensors}
+    spelled = {key: plain(theirs.name(key)) for key in names}
+    matrices, analysable = [spelled[key] for key in _matrices(names)], map(plain, map(base.name, _analysable(base)))
+    rule = find_prefix(matrices, list(analysable), f"'{show(plan.source.label)}'")
     if rule.strip or rule.add:
         plan.notes.append(f"the tuned names match the base {rule}")
-    found = {rule(plain(key)): key for key in names if plain(key).startswith(rule.strip)}
+    found = {rule(name): key for key, name in spelled.items() if name.startswith(rule.strip)}
     placed = {homes[name]: key for name, key in found.items() if name in homes}
     for key, info in base.tensors.items():
         if info.alias is not None and info.alias not in placed and key in placed:
@@ -71,12 +80,13 @@ def _plan_key(key: str, placed: Mapping[str, str], base: Base, plan: Plan) -> No
     untied = alias in placed and names[tuned_key].alias is None  # in the base one storage, by now two
     reason = base.unfit(key) if untied else base.reason_against(key)
     reason = reason or head_of_other_size(key, base.tensors[key].shape, names[tuned_key].shape)
-    if reason is None and names[tuned_key].dtype not in FLOATS:
+    if reason is None and names[tuned_key].read_as not in FLOATS:
         reason = f"stored as {names[tuned_key].dtype} in the tuned checkpoint: not a floating-point weight"
     if reason is not None:
         plan.skip(key, reason)
         return
-    plan.add(plan_replaced(base, key, plan.source, tuned_key))
+    for planned in plan_replaced(base, key, plan.source, tuned_key):
+        plan.add(planned)
 
 
 def _why_strange(key: str, info: TensorInfo, base: Base) -> str:
@@ -93,7 +103,7 @@ def _refuse_adapter(strange: Mapping[str, TensorInfo], label: str) -> None:
     example = next((key for key, info in strange.items() if len(info.shape) > 1), next(iter(strange)))
     remedy = "Merge it with its own library and diagnose the merged model as a full fine-tune."
     if any(method.fate is Fate.READ for method in methods):
-        remedy = "Give the folder that PEFT's save_pretrained wrote: its adapter_config.json says alpha and r."
+        remedy = "Give the folder that its library wrote (of PEFT: save_pretrained): what is beside says alpha and r."
     elif all(method.fate is Fate.NONE for method in methods):
         remedy = "It has no weight update to analyse."
     raise UnsupportedError(

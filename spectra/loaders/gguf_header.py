@@ -16,51 +16,96 @@ from pathlib import Path
 
 from spectra.errors import FormatError, UnsupportedError
 from spectra.loaders.files import open_regular, require_regular
-from spectra.loaders.header import FileRecord, Header, TensorInfo
-from spectra.text import show
+from spectra.loaders.header import BITS, FileRecord, Header, TensorInfo
+from spectra.text import listing, show
 
 MAGIC = b"GGUF"
-MAX_DIMENSIONS, MAX_TENSORS, MAX_ITEMS, MAX_TEXT = 4, 500_000, 4_000_000, 65_535
-# ggml type -> name, elements a block, bytes a block (gguf 0.19, GGML_QUANT_SIZES).
+MAX_DIMENSIONS, MAX_TENSORS, MAX_ITEMS, MAX_TEXT, MAX_EXTENT = 4, 500_000, 4_000_000, 65_535, 2**48
+# ggml type -> name (torch's where it has the type), elements a block, bytes a block (gguf 0.19, GGML_QUANT_SIZES).
 TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    0: ("float32", 1, 4), 1: ("float16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
     7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
     12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
     16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
     20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    24: ("int8", 1, 1), 25: ("int16", 1, 2), 26: ("int32", 1, 4), 27: ("int64", 1, 8), 28: ("float64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("bfloat16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
+# general.file_type -> what people call such a file (llama.cpp's llama_ftype, without MOSTLY_).
+_FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
+    40: "Q1_0",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class BlockTensor(TensorInfo):
-    """A tensor stored in blocks of quantised values; `stored` is what it takes on disk."""
+    """A tensor of a GGUF file: its ggml type, and the bytes that it takes from `start`.
 
+    A quantised one lies in blocks along its rows, and is handed out dequantised.
+    """
+
+    kind: int = 0
     stored: int = 0
 
     @property
     def bytes(self) -> int:
         return self.stored
 
+    @property
+    def read_as(self) -> str:
+        return "float32" if self.is_quantised else self.dtype
+
+    @property
+    def is_quantised(self) -> bool:
+        return self.dtype not in BITS
+
+
+def sniff(head: bytes) -> bool:
+    """Return whether the first bytes are those of a GGUF file."""
+    return head.startswith(MAGIC)
+
+
+def file_type(header: Header) -> str:
+    """Name the mixture of types a file was quantised with, as `Q4_K_M`; else the types that are in it."""
+    declared = whole(header.metadata.get("general.file_type"))
+    name = _FILE_TYPES.get(declared) if declared is not None else None
+    return name or listing(dict.fromkeys(info.dtype for info in quantised(header)))
+
+
+def whole(told: str | None) -> int | None:
+    """Return a number of the metadata, None where there is none below a billion."""
+    return int(told) if told is not None and told.isdecimal() and len(told) < 10 else None
+
+
+def quantised(header: Header) -> list[BlockTensor]:
+    """Return the quantised tensors of a header; those of other containers are none of these."""
+    return [info for info in header.tensors.values() if isinstance(info, BlockTensor) and info.is_quantised]
+
 
 def read(path: Path) -> Header:
-    """Read and check the header of a GGUF file.
+    """Read and check the header of one GGUF file.
 
     Metadata keeps texts and numbers as texts; arrays (the tokenizer) are passed over. Raises FormatError
     for counts, lengths and offsets the file cannot hold, UnsupportedError for other versions and types.
     """
     size, name = require_regular(path), show(path.name)
+    if not size:
+        raise FormatError(f"{name} is empty: the download did not finish.")
     with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         cursor = _Cursor(raw, size, name)
         magic, version, n_tensors, n_pairs = (cursor.take(4), *cursor.numbers("<IQQ"))
         if magic != MAGIC:
             raise FormatError(f"{name} is no GGUF file.")
         if version not in (2, 3):
-            raise UnsupportedError(f"{name} is GGUF version {version}; versions 2 and 3 are read.")
+            what = "big-endian GGUF" if version and not version & 0xFFFF else f"GGUF version {version}"
+            raise UnsupportedError(f"{name} is {what}; little-endian files of the versions 2 and 3 are read.")
         cursor.afford(n_pairs, 13, "key-value pairs")
         pairs = [cursor.pair() for _ in range(n_pairs)]
         cursor.afford(n_tensors, 24, "tensors", MAX_TENSORS)
@@ -70,31 +115,34 @@ def read(path: Path) -> Header:
     if len(metadata) != len(pairs):
         raise FormatError(f"{name}: a key of its metadata stands twice.")
     alignment = _alignment(metadata, name)
-    available = size - (cursor.position + -cursor.position % alignment)
-    tensors = _placed(records, available, alignment, name, path)
+    start = cursor.position + -cursor.position % alignment
+    tensors = _placed(records, (start, size - start), alignment, name, path)
     return Header("GGUF", (FileRecord(path.name, size, digest),), tensors, metadata)
 
 
 def _alignment(metadata: dict[str, str], name: str) -> int:
-    value = metadata.get("general.alignment", "32")
-    if not value.isdecimal() or not 0 < int(value) <= 2**20 or int(value) & (int(value) - 1):
-        raise FormatError(f"{name}: general.alignment is {show(value)}, not a power of two.")
-    return int(value)
+    told = metadata.get("general.alignment", "32")
+    value = whole(told)
+    if not value or value > 2**20 or value & (value - 1):
+        raise FormatError(f"{name}: general.alignment is {show(told, 40)}, not a power of two.")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
     name: str
-    dtype: str
+    kind: int
     shape: tuple[int, ...]
     offset: int
     stored: int
 
 
-def _placed(records: list[_Record], available: int, alignment: int, name: str, path: Path) -> dict[str, TensorInfo]:
-    """Check that the tensors lie in the data one after the other, and return them in the file's order."""
+def _placed(
+    records: list[_Record], data: tuple[int, int], alignment: int, name: str, path: Path
+) -> dict[str, TensorInfo]:
+    """Check that the tensors lie in the data (first byte, length) one after the other; return them in file order."""
     tensors: dict[str, TensorInfo] = {}
-    position = 0
+    (start, available), position = data, 0
     for record in sorted(records, key=lambda record: record.offset):
         where = f"{name}: tensor '{show(record.name)}'"
         if record.offset % alignment or record.offset < position:
@@ -105,7 +153,14 @@ def _placed(records: list[_Record], available: int, alignment: int, name: str, p
     for record in records:
         if record.name in tensors:
             raise FormatError(f"{name}: the tensor '{show(record.name)}' stands twice.")
-        tensors[record.name] = BlockTensor(record.dtype, record.shape, path, stored=record.stored)
+        tensors[record.name] = BlockTensor(
+            TYPES[record.kind][0],
+            record.shape,
+            path,
+            kind=record.kind,
+            start=start + record.offset,
+            stored=record.stored,
+        )
     return tensors
 
 
@@ -175,6 +230,8 @@ class _Cursor:
         if dimensions > MAX_DIMENSIONS:
             raise FormatError(f"{where} has {dimensions} dimensions, over the limit of {MAX_DIMENSIONS}.")
         shape = self.numbers(f"<{dimensions}Q")[::-1]
+        if any(extent >= MAX_EXTENT for extent in shape):
+            raise FormatError(f"{where} has the impossible shape {list(shape)}.")
         kind, offset = self.numbers("<IQ")
         if kind not in TYPES:
             raise UnsupportedError(f"{where} has the type {kind}, which this version of spectra does not know.")
@@ -185,4 +242,4 @@ class _Cursor:
         elements = 1
         for extent in shape:
             elements *= extent
-        return _Record(key, dtype, shape, offset, elements // block * block_bytes)
+        return _Record(key, kind, shape, offset, elements // block * block_bytes)

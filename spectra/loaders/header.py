@@ -14,12 +14,21 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor as its container declares it. `alias` names an earlier tensor on the same storage."""
+    """One tensor as its container declares it.
+
+    alias : an earlier tensor on the same storage. start : its first byte in the file, where it lies there flat.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     file: Path | None = None
     alias: str | None = None
+    start: int | None = None
+
+    @property
+    def read_as(self) -> str:
+        """The dtype that its values are handed out in: its own, where they are not packed."""
+        return self.dtype
 
     @property
     def parameters(self) -> int:

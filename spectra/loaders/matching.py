@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from spectra.errors import MatchError
-from spectra.text import listing, nearest, show
+from spectra.text import listing
 
 TIED_HEADS = (
     "lm_head", "lm_head.decoder", "embed_out", "predictions.decoder", "output_projection", "vocab_projector",
@@ -78,22 +78,6 @@ def find_prefix(names: Collection[str], known: Collection[str], what: str) -> Pr
     return best[0]
 
 
-def unmatched(names: Collection[str], known: Collection[str], what: str) -> MatchError:
-    """Return the error that lists names found nowhere, each of the first ten with its nearest."""
-    lines = []
-    for name in list(names)[:10]:
-        like = nearest(name, known)
-        lines.append(f"  '{show(name)}'" + (f" (nearest in the base: '{show(like)}')" if like else ""))
-    more = f"\n  and {len(names) - 10} more" if len(names) > 10 else ""
-    return MatchError(
-        f"{len(names)} of {what} {'matches' if len(names) == 1 else 'match'} nothing in the base:\n"
-        + "\n".join(lines)
-        + more
-        + "\n"
-        "Is this the base it was trained on? `--allow-unmatched` (allow_unmatched=True) lists them as skipped."
-    )
-
-
 def is_head(module: str) -> bool:
     """Return whether a module is an output head, which may share the weight of the input embedding."""
     return any(module == head or module.endswith("." + head) for head in TIED_HEADS)
@@ -111,13 +95,13 @@ def is_vocabulary(key: str) -> bool:
     return any(module == name or module.endswith("." + name) for name in INPUT_EMBEDDINGS + TIED_HEADS)
 
 
-def selector(include: Collection[str], exclude: Collection[str]) -> Callable[[str], bool]:
-    """Return a test of names: some include pattern matches (or none is given), no exclude pattern does.
+def selector(include: Collection[str], exclude: Collection[str]) -> Callable[..., bool]:
+    """Return a test of a weight's names: some include pattern matches (or none is given), no exclude pattern does.
 
     A pattern is a shell pattern over the whole name, or a part of the name: `q_proj` is `*q_proj*`.
     """
 
-    def among(name: str, patterns: Collection[str]) -> bool:
-        return any(fnmatchcase(name, pattern) or pattern in name for pattern in patterns)
+    def among(names: tuple[str, ...], patterns: Collection[str]) -> bool:
+        return any(fnmatchcase(name, pattern) or pattern in name for pattern in patterns for name in names)
 
-    return lambda name: (not include or among(name, include)) and not among(name, exclude)
+    return lambda *names: (not include or among(names, include)) and not among(names, exclude)

@@ -19,12 +19,21 @@ from spectra.loaders.header import FileRecord, Header, TensorInfo
 from spectra.text import show
 
 MAGIC = b"\x93NUMPY"
-MAX_MEMBERS, MAX_HEAD, MAX_DIMENSIONS = 100_000, 10_000, 64
+MAX_MEMBERS, MAX_HEAD, MAX_DIMENSIONS, MAX_RATIO = 100_000, 10_000, 64, 100
+_NAME = 30  # where the name of a zip archive's first member begins
 _KINDS = {
     "f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "i2": "int16", "i4": "int32",
     "i8": "int64", "u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64", "b1": "bool",
     "c8": "complex64", "c16": "complex128", "V2": "bfloat16",
 }  # fmt: skip
+
+
+def begins(head: bytes) -> bool:
+    """Return whether a file begins as a zip archive whose first member is a .npy file."""
+    if not head.startswith(b"PK\x03\x04") or len(head) < _NAME:
+        return False
+    (length,) = struct.unpack("<H", head[26:28])
+    return head[_NAME : _NAME + length].endswith(b".npy")
 
 
 def sniff(path: Path) -> bool:
@@ -44,7 +53,7 @@ def read(path: Path) -> Header:
     """Read the names, dtypes and shapes of an .npz file.
 
     Raises FormatError for a truncated archive and for a member whose header disagrees with its size,
-    UnsafeFileError for arrays of Python objects.
+    UnsafeFileError for arrays of Python objects and for members that unpack to a multiple of the file.
     """
     size, name = require_regular(path), show(path.name)
     digest = hashlib.sha256()
@@ -54,6 +63,8 @@ def read(path: Path) -> Header:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS:
                 raise FormatError(f"{name} has {len(members)} members, over the limit of {MAX_MEMBERS}.")
+            if sum(member.file_size for member in members) > MAX_RATIO * size:
+                raise UnsafeFileError(f"{name} unpacks to more than {MAX_RATIO} times its size: it is not opened.")
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 where = f"{name}: array '{show(key)}'"

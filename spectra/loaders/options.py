@@ -1,8 +1,21 @@
 """What a reader may be told about files that do not say it themselves. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
+
+
+class Reading(TypedDict, total=False):
+    """The keywords of `open_pairs`, for those who hand them on."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    allow_unmatched: bool
+    as_stored: bool
+    initial: str | Path | None
+    alpha: float | None
+    names: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)

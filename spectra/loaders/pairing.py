@@ -1,16 +1,18 @@
 """Base and tuned model in, weight pairs out: one at a time, in base order."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from spectra.errors import InputError, MatchError
+from spectra.errors import InputError, MatchError, UsageError
 from spectra.loaders.adapters.adapter import Found
 from spectra.loaders.adapters.beside import adapters_below
 from spectra.loaders.adapters.config import read_raw
 from spectra.loaders.adapters.dialects import dialect_of
 from spectra.loaders.adapters.folder import plan_adapter
+from spectra.loaders.adapters.peft import PEFT
 from spectra.loaders.base import Base, open_base
 from spectra.loaders.files import exists, require_exists
 from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
@@ -18,7 +20,7 @@ from spectra.loaders.full import plan_full
 from spectra.loaders.header import Header
 from spectra.loaders.matching import selector
 from spectra.loaders.options import ReadOptions
-from spectra.loaders.plan import Plan, Skipped, TunedInfo
+from spectra.loaders.plan import Place, Plan, Skipped, TunedInfo
 from spectra.loaders.source import Model, open_source
 from spectra.text import listing, nearest, show
 from spectra.updates import WeightPair
@@ -27,7 +29,8 @@ from spectra.updates import WeightPair
 class Pairs:
     """The weight pairs of a base and a tuned model. Iterating reads one matrix at a time.
 
-    keys : base names in base order; skipped : (key, reason) for everything not analysed; info : what
+    keys : base names in base order; places : (key, expert's number) of every pair, the number None where the weight
+    is no stack of experts; skipped : (key, reason) for everything not analysed; info : what
     kind of update this is; notes : what was decided on the way (a prefix, which file of two).
     """
 
@@ -36,10 +39,10 @@ class Pairs:
         self.info: TunedInfo = plan.info
         self.keys: tuple[str, ...] = tuple(chosen)
         self._chosen = frozenset(chosen)
+        self.places: tuple[Place, ...] = tuple(place for place in plan.pairs if place[0] in self._chosen)
         self.skipped: list[Skipped] = list(skipped)
-        self.notes: tuple[str, ...] = (*base.source.header.notes, *plan.source.header.notes, *plan.notes)
+        self.notes: tuple[str, ...] = (*base.notes, *plan.source.header.notes, *plan.notes)
         self._plan = plan
-        self._chosen = frozenset(chosen)
 
     @property
     def alphas(self) -> dict[str, dict[str, float]]:
@@ -51,10 +54,16 @@ class Pairs:
         """The header of the tuned side: files, tensors, container."""
         return self._plan.source.header
 
-    def pair(self, key: str) -> WeightPair:
-        """Read the pair of one base key. Raises InputError saying why a key was skipped, or naming the nearest."""
+    def pair(self, key: str, index: int | None = None) -> WeightPair:
+        """Read the pair of one base key, in a stack that of the expert with this number.
+
+        Raises InputError saying why a key was skipped, naming the nearest, or how many experts there are.
+        """
         if key in self._chosen:
-            return self._plan.pairs[key].build()
+            planned = self._plan.pairs.get((key, index))
+            if planned is None:
+                raise self._no_expert(key, index)
+            return planned.build()
         reason = dict(self.skipped).get(key)
         if reason is not None:
             raise InputError(f"'{show(key)}' is not analysed: {reason}.")
@@ -62,14 +71,21 @@ class Pairs:
         hint = f" Did you mean '{show(like)}'?" if like else ""
         raise InputError(f"'{show(key)}' is not among the analysed weights.{hint}")
 
+    def _no_expert(self, key: str, index: int | None) -> InputError:
+        count = sum(place[0] == key for place in self.places)
+        if (key, None) in self._plan.pairs:
+            return InputError(f"'{show(key)}' is one matrix, not a stack of experts: there is no expert {index} in it.")
+        return InputError(f"'{show(key)}' holds {count} experts: ask for one by its index, from 0 to {count - 1}.")
+
     def __iter__(self) -> Iterator[WeightPair]:
-        return (self._plan.pairs[key].build() for key in self.keys)
+        return (self._plan.pairs[place].build() for place in self.places)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.places)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._chosen
+        """Whether a base key, or a (key, expert's number), is among the pairs."""
+        return key in self._chosen or (isinstance(key, tuple) and key[0] in self._chosen and key in self._plan.pairs)
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +97,8 @@ class Pairs:
 
     def close(self) -> None:
         """Let go of every open file."""
-        self.base.source.close()
-        self._plan.source.close()
+        for source in (self.base.source, self._plan.source, *self._plan.others):
+            source.close()
 
 
 def open_pairs(
@@ -124,19 +140,24 @@ def open_pairs(
     """
     opened = open_base(base)
     options = ReadOptions(allow_unmatched, as_stored, Path(initial) if initial else None, alpha, dict(names or {}))
+    if alpha is not None and not math.isfinite(alpha):
+        raise UsageError(f"alpha is {alpha}: it must be a finite number.")
+    if as_stored and initial:
+        raise UsageError("as_stored and initial (--as-stored, --initial) are two ways to read a start: give one.")
     plan = _plan(tuned, opened, options)
     if not plan.pairs:
         raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(opened.source.label)}'.")
     include, exclude = ((given,) if isinstance(given, str) else given for given in (include, exclude))
     wanted = selector(include, exclude)
-    chosen = [key for key in plan.pairs if wanted(key)]
+    keys = list(dict.fromkeys(key for key, _ in plan.pairs))
+    chosen = [key for key in keys if wanted(key, opened.name(key))]
     if not chosen:
         pattern = listing([*include, *(f"not {name}" for name in exclude)])
-        like = nearest(include[0], plan.pairs) if include else None
+        like = nearest(include[0], keys) if include else None
         hint = f" The nearest name is '{show(like)}'." if like else ""
         raise InputError(f"no weight matches {pattern}.{hint}")
-    left = [Skipped(key, "left out by include / exclude") for key in plan.pairs if not wanted(key)]
-    return Pairs(opened, plan, chosen, [*plan.skipped, *left])
+    left = [Skipped(key, "left out by include / exclude") for key in keys if not wanted(key, opened.name(key))]
+    return Pairs(plan.base or opened, plan, chosen, [*plan.skipped, *left])
 
 
 def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
@@ -144,8 +165,10 @@ def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
         path = Path(tuned)
         require_exists(path)
         _suggest_subfolder(path)
-        found = _found(path, options)
+        found = _found(path, options, base)
         dialect = dialect_of(found)
+        if options.initial is not None and dialect is not PEFT:
+            raise InputError(f"initial (--initial) is for adapters of PEFT, and '{show(path.name)}' is none.")
         if dialect is None:
             found.source.close()
             return plan_full(path, base)
@@ -157,13 +180,13 @@ def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
     raise InputError(f"an object of type {type(tuned).__name__} is neither a path, an nn.Module nor a state dict.")
 
 
-def _found(path: Path, options: ReadOptions) -> Found:
+def _found(path: Path, options: ReadOptions, base: Base) -> Found:
     """Open what lies at a path; an adapter's own files come before a model's."""
     folder = path if path.is_dir() else path.parent
     beside = path.is_dir() or path.name not in WEIGHT_NAMES
     raw = read_raw(folder) if beside else {}
     adapter = path.is_dir() and (raw or any(exists(folder / name) for name in ADAPTER_NAMES))
-    return Found(path, open_source(path, ADAPTER_NAMES if adapter else WEIGHT_NAMES), raw, options)
+    return Found(path, open_source(path, ADAPTER_NAMES if adapter else WEIGHT_NAMES), raw, base, options)
 
 
 def _full_beside(folder: Path) -> list[str]:

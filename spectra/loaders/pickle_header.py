@@ -22,6 +22,7 @@ _LEGACY_NUMBER = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # after the two bytes of t
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _ZIP_FAULTS = (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, struct.error)
 _DESCRIPTORS = (0, 12, 16, 20, 24)
+_FOLDER = 0x10  # of MS-DOS, in a member's external attributes
 
 
 def sniff(head: bytes) -> bool:
@@ -45,26 +46,34 @@ def read(path: Path) -> Header:
     Raises UnsafeFileError for foreign globals, compressed members and tensors larger than their
     storage; FormatError for damaged files; UnsupportedError for another kind of pickle or archive.
     """
-    name = show(path.name)
     with open_regular(path) as file:
-        head = file.read(HEAD)
+        pickled, tensors = examine(file, show(path.name), path)
         size = file.seek(0, 2)
-        file.seek(0)
-        if head.startswith(b"PK"):
-            pickled, root, stored = _read_zip(file, size, name)
-        elif _is_legacy(head):
-            pickled, root, stored = _read_legacy(file, size, name)
-        elif head.startswith(b"\x80"):
-            walk(file, name)
-            raise UnsupportedError(
-                f"{name} is a plain Python pickle, not a file written by torch.save. Save its tensors as safetensors."
-            )
-        else:
-            reason = what_it_is_instead(head) or "its first bytes are not torch's"
-            raise FormatError(f"{name} is no torch file: {reason}.")
-    tensors = _collect(_unwrapped(root), stored, name, path)
     record = FileRecord(path.name, size, hashlib.sha256(pickled).hexdigest())
     return Header("torch pickle", (record,), tensors)
+
+
+def examine(file: IO[bytes], name: str, path: Path) -> tuple[bytes, dict[str, TensorInfo]]:
+    """Return the pickle of what `torch.save` wrote into a file from its first byte to its last, and its tensors.
+
+    Raises what `read` raises.
+    """
+    head = file.read(HEAD)
+    size = file.seek(0, 2)
+    file.seek(0)
+    if head.startswith(b"PK"):
+        pickled, root, stored = _read_zip(file, size, name)
+    elif _is_legacy(head):
+        pickled, root, stored = _read_legacy(file, size, name)
+    elif head.startswith(b"\x80"):
+        walk(file, name)
+        raise UnsupportedError(
+            f"{name} is a plain Python pickle, not a file written by torch.save. Save its tensors as safetensors."
+        )
+    else:
+        reason = what_it_is_instead(head) or "its first bytes are not torch's"
+        raise FormatError(f"{name} is no torch file: {reason}.")
+    return pickled, _collect(_unwrapped(root), stored, name, path)
 
 
 def _read_zip(file: IO[bytes], size: int, name: str) -> tuple[bytes, Any, dict[str, int]]:
@@ -104,6 +113,9 @@ def _refuse_members(members: list[zipfile.ZipInfo], size: int, name: str) -> Non
             f"{name} holds compressed members ({listing(packed, 3)}), which torch.save never writes. "
             "Ask its author for safetensors."
         )
+    # torch takes either for an empty folder and hands out memory as it finds it.
+    if any(member.external_attr & _FOLDER or member.compress_size != member.file_size for member in members):
+        raise UnsafeFileError(f"{name}: a member is marked as a folder or as empty and is neither. Download it again.")
     if sum(member.file_size for member in members) > size:
         raise UnsafeFileError(f"{name}: its members claim more bytes than the file has. Download it again.")
     # torch looks names up without regard to case: what is checked must be what it finds.

@@ -87,13 +87,14 @@ class Tensor:
         return self.offset + 1 + sum((extent - 1) * step for extent, step in steps)
 
 
-def walk(pickled: IO[bytes], name: str) -> Any:
+def walk(pickled: IO[bytes], name: str, machine: "Machine | None" = None) -> Any:
     """Follow one pickle to its end and return what it would build, in symbols.
 
-    Raises UnsafeFileError for a foreign global or a pickle over 16 MB, FormatError for a damaged one,
-    UnsupportedError for a protocol that torch's safe loader does not know.
+    machine : what follows it, with its own list of globals; by default the one for tensors. Raises
+    UnsafeFileError for a foreign global or a pickle over 16 MB, FormatError for a damaged one,
+    UnsupportedError for a protocol that the reader of this kind of file does not know.
     """
-    machine = _Machine()
+    machine = machine or Machine()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in texts
@@ -103,10 +104,10 @@ def walk(pickled: IO[bytes], name: str) -> Any:
     except UnsafeFileError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError):
-        refuse_globals(machine.globals, name)
+        refuse_globals(machine.foreign(), name)
         raise FormatError(f"{name} is damaged: its pickle cannot be followed. Download it again.") from None
-    refuse_globals(machine.globals, name)
-    if machine.protocol > MAX_PROTOCOL:
+    refuse_globals(machine.foreign(), name)
+    if machine.protocol > machine.newest:
         raise UnsupportedError(
             f"{name} was saved with pickle protocol {machine.protocol}, which torch's safe loader does not read. "
             "Save it again without pickle_protocol, or as safetensors."
@@ -114,11 +115,10 @@ def walk(pickled: IO[bytes], name: str) -> Any:
     return root
 
 
-def refuse_globals(globals_: Iterable[str], name: str) -> None:
-    """Raise UnsafeFileError naming every import that tensors do not need."""
-    foreign = sorted(found for found in globals_ if not _is_safe(found))
-    if foreign:
-        shown = listing((found.replace(" ", ".") for found in foreign), 3)
+def refuse_globals(foreign: Iterable[str], name: str) -> None:
+    """Raise UnsafeFileError naming imports that weights do not need, when there are any."""
+    shown = listing((found.replace(" ", ".") for found in sorted(foreign)), 3)
+    if shown:
         raise UnsafeFileError(
             f"{name} would import {shown} when loaded: weights need none of that, so it is not opened. "
             "Ask its author for safetensors."
@@ -157,8 +157,10 @@ class _Bounded:
         return self._file.tell()
 
 
-class _Machine:
+class Machine:
     """Pickle's stack machine on symbols: calls are noted, never made."""
+
+    newest = MAX_PROTOCOL
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -166,6 +168,13 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.globals: set[str] = set()
         self.protocol = 0
+
+    def is_safe(self, found: str) -> bool:
+        """Return whether a global, `module attribute`, is one that this kind of file needs."""
+        return _is_safe(found)
+
+    def foreign(self) -> list[str]:
+        return [found for found in self.globals if not self.is_safe(found)]
 
     def step(self, opcode: str, argument: Any) -> None:
         handler = getattr(self, f"_{opcode.lower()}", None)

@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from spectra.loaders.source import TensorSource
 from spectra.updates import WeightPair
+
+if TYPE_CHECKING:
+    from spectra.loaders.base import Base
+
+
+Place = tuple[str, int | None]
 
 
 class Skipped(NamedTuple):
@@ -36,10 +42,16 @@ class TunedInfo:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One pair to come: its key and how to build it."""
+    """One pair to come: its key, how to build it, and the number of the expert in a stack of them."""
 
     key: str
     build: Callable[[], WeightPair]
+    index: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """The key and the expert's number: no two pairs have the same."""
+        return self.key, self.index
 
 
 @dataclass(slots=True)
@@ -47,18 +59,21 @@ class Plan:
     """The whole reading of one tuned model against its base.
 
     alphas : for each adapted base key, the alpha of every module that adapts it, by the module's name in the
-    adapter's configuration.
+    adapter's configuration. base : the one that was planned against, where it is not the one given; others : what
+    else is read from and must be closed.
     """
 
     info: TunedInfo
     source: TensorSource
-    pairs: dict[str, Planned] = field(default_factory=dict)
+    pairs: dict[Place, Planned] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     alphas: dict[str, dict[str, float]] = field(default_factory=dict)
+    base: "Base | None" = None
+    others: list[TensorSource] = field(default_factory=list)
 
     def add(self, planned: Planned) -> None:
-        self.pairs[planned.key] = planned
+        self.pairs[planned.place] = planned
 
     def skip(self, key: str, reason: str) -> None:
         self.skipped.append(Skipped(key, reason))

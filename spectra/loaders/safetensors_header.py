@@ -52,7 +52,7 @@ def read(path: Path) -> Header:
     for key, entry in entries.items():
         if not key.isascii():
             _require_unicode(key, name)
-        tensors[key], begin, end = _entry(entry, f"{name}: tensor '{show(key)}'", path)
+        tensors[key], begin, end = _entry(entry, f"{name}: tensor '{show(key)}'", path, 8 + len(raw))
         ranges.append((begin, end, key))
     _check_ranges(ranges, size - 8 - len(raw), name)
     record = FileRecord(path.name, size, hashlib.sha256(raw).hexdigest())
@@ -94,7 +94,7 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
-def _entry(entry: Any, where: str, path: Path) -> tuple[TensorInfo, int, int]:
+def _entry(entry: Any, where: str, path: Path, data: int) -> tuple[TensorInfo, int, int]:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise FormatError(f"{where} lacks dtype, shape or data_offsets. Save it again.")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
@@ -105,8 +105,8 @@ def _entry(entry: Any, where: str, path: Path) -> tuple[TensorInfo, int, int]:
         raise FormatError(f"{where} has the impossible shape {show(shape, 60)}. Save it again.")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise FormatError(f"{where} has the impossible data_offsets {show(offsets, 60)}. Save it again.")
-    info = TensorInfo(dtype, tuple(shape), path)
     begin, end = offsets
+    info = TensorInfo(dtype, tuple(shape), path, start=data + begin)
     needed = (info.parameters * BITS[dtype] + 7) // 8
     if end - begin != needed:
         raise FormatError(

@@ -1,19 +1,31 @@
 """Tensors by name, one at a time, from a checkpoint on disk or a model in memory."""
 
-import warnings
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from spectra.errors import FormatError, InputError, UnsafeFileError, UnsupportedError
-from spectra.loaders import pickle_header, strict_json
+from spectra.errors import FormatError, InputError, UnsupportedError
+from spectra.loaders import (
+    dcp_metadata,
+    dcp_tensors,
+    gguf_header,
+    gguf_names,
+    gguf_tensors,
+    npz,
+    pickle_header,
+    safe_load,
+    strict_json,
+)
 from spectra.loaders.files import exists
+from spectra.loaders.flat import FlatFile
 from spectra.loaders.formats import WEIGHT_NAMES, read_weights
 from spectra.loaders.header import BITS, Header, TensorInfo
+from spectra.loaders.pipeline import components_of, join
+from spectra.loaders.quantization.declared import completed
 from spectra.text import show
 
 Model = str | Path | torch.nn.Module | Mapping[str, Any]
@@ -21,7 +33,7 @@ _PICKLE_WINDOW = 16 * 2**20
 
 
 class TensorSource(Protocol):
-    """Named tensors behind one small contract. `tensor` returns the stored dtype, on the CPU."""
+    """Named tensors behind one small contract. `tensor` returns what is stored, dequantised, on the CPU."""
 
     label: str
     config: Mapping[str, Any]
@@ -29,6 +41,20 @@ class TensorSource(Protocol):
 
     def tensor(self, key: str) -> torch.Tensor: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class PartSource(Protocol):
+    """A source that reads one slice along the first axis of a tensor without the rest of it."""
+
+    def part(self, key: str, index: int) -> torch.Tensor: ...
+
+
+def part_of(source: TensorSource, key: str, index: int | None) -> torch.Tensor:
+    """Return a tensor, or the slice of it that is the expert of this number."""
+    if index is None:
+        return source.tensor(key)
+    return source.part(key, index) if isinstance(source, PartSource) else source.tensor(key)[index]
 
 
 @dataclass(slots=True)
@@ -39,62 +65,84 @@ class FileSource:
     config: Mapping[str, Any]
     header: Header
     _window: dict[Path, Mapping[str, torch.Tensor]] = field(default_factory=dict)
-    _touched: int = 0
+    _left: float = 0
+    _shard: FlatFile | None = None
 
     def tensor(self, key: str) -> torch.Tensor:
         info = self.header.tensors[key]
         assert info.file is not None
         found = _READERS[self.header.container.partition(",")[0]](self, key, info.file)
-        if found is None or tuple(found.shape) != info.shape or str(found.dtype) != f"torch.{info.dtype}":
-            read = "nothing" if found is None else f"{list(found.shape)} of {found.dtype}"
-            raise FormatError(
-                f"{show(info.file.name)}: tensor '{show(key)}' is declared {list(info.shape)} of {info.dtype} and "
-                f"reads as {read}. Save or download it again."
-            )
-        return found
+        return _as_declared(found, key, info, info.shape)
+
+    def part(self, key: str, index: int) -> torch.Tensor:
+        info = self.header.tensors[key]
+        assert info.file is not None
+        if isinstance(info, gguf_header.BlockTensor):
+            return gguf_tensors.read(info, key, info.file, index)
+        if not self.header.container.startswith("safetensors"):
+            return self.tensor(key)[index]  # a pickle is mapped: only the pages of the slice are touched
+        return self._flat_file(info.file).tensor(info, key, index)
 
     def close(self) -> None:
         self._window.clear()
+        self._shard = None
 
     def _from_safetensors(self, key: str, path: Path) -> torch.Tensor | None:
-        # A handle per tensor: closing it unmaps the pages, so that resident memory stays that of one.
-        try:
-            with safe_open(path, framework="pt") as file:
-                found: torch.Tensor = file.get_tensor(key)
-            return found
-        except (SafetensorError, OSError, AttributeError, RuntimeError, ValueError) as fault:
-            raise FormatError(
-                f"{show(path.name)}: tensor '{show(key)}' cannot be read: {show(fault)}. Download or save it again."
-            ) from None
+        return self._flat_file(path).tensor(self.header.tensors[key], key)
+
+    def _flat_file(self, path: Path) -> FlatFile:
+        if self._shard is None or self._shard.path != path:
+            self._shard = FlatFile(path)
+        return self._shard
 
     def _from_pickle(self, key: str, path: Path) -> torch.Tensor | None:
-        # A mapped file's pages stay resident until it is unmapped: map it anew every 16 MB.
-        self._touched += self.header.tensors[key].bytes
-        if path not in self._window or self._touched > _PICKLE_WINDOW:
-            self._window = {path: _load_pickle(path)}
-            self._touched = self.header.tensors[key].bytes
+        # A mapped file's pages stay resident until it is unmapped: map it anew every 16 MB. What torch wrote before
+        # 1.6 cannot be mapped: it is in memory as a whole, and to read it again would free nothing.
+        size = self.header.tensors[key].bytes
+        if path not in self._window or self._left < size:
+            mapped = not pickle_header.is_legacy(path)
+            self._window = {path: _load_pickle(path, mapped)}
+            self._left = _PICKLE_WINDOW if mapped else math.inf
+        self._left -= size
         found = self._window[path].get(key)
         return None if found is None else found.detach()
+
+    def _from_gguf(self, key: str, path: Path) -> torch.Tensor | None:
+        info = self.header.tensors[key]
+        assert isinstance(info, gguf_header.BlockTensor)
+        return gguf_tensors.read(info, key, path)
+
+    def _from_dcp(self, key: str, _: Path) -> torch.Tensor | None:
+        info = self.header.tensors[key]
+        assert isinstance(info, dcp_metadata.ChunkedTensor)
+        return dcp_tensors.read(info, key)
+
+    def _from_npz(self, key: str, path: Path) -> torch.Tensor | None:
+        return npz.read(path, key)
+
+
+def _as_declared(found: torch.Tensor | None, key: str, info: TensorInfo, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return what was read if it is what the header declares."""
+    if found is None or tuple(found.shape) != shape or str(found.dtype) != f"torch.{info.read_as}":
+        read = "nothing" if found is None else f"{list(found.shape)} of {found.dtype}"
+        raise FormatError(
+            f"{show(info.file.name if info.file else '')}: tensor '{show(key)}' is declared {list(shape)} of "
+            f"{info.dtype} and reads as {read}. Save or download it again."
+        )
+    return found
 
 
 _READERS: dict[str, Callable[[FileSource, str, Path], torch.Tensor | None]] = {
     "safetensors": FileSource._from_safetensors,
     "torch pickle": FileSource._from_pickle,
+    "NumPy archive": FileSource._from_npz,
+    "GGUF": FileSource._from_gguf,
+    "DCP": FileSource._from_dcp,
 }
 
 
-def _load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
-    mapped = not pickle_header.is_legacy(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as fault:  # noqa: BLE001
-        # torch raises a dozen types here; whatever it refuses is refused, and nothing else is tried.
-        raise UnsafeFileError(
-            f"{show(path.name)} is refused by torch's safe loader ({_reason(fault, path)}). "
-            "Ask its author for safetensors."
-        ) from None
+def _load_pickle(path: Path, mapped: bool) -> Mapping[str, torch.Tensor]:
+    found = safe_load.load(path, path, mapped=mapped)
     if isinstance(found, dict):
         wrapper = pickle_header.unwrap_key(list(found))
         tensors = any(isinstance(value, torch.Tensor) for value in found.values())
@@ -103,12 +151,6 @@ def _load_pickle(path: Path) -> Mapping[str, torch.Tensor]:
     if isinstance(found, torch.Tensor):
         return {"": found}
     return {str(index): value for index, value in enumerate(found)}
-
-
-def _reason(fault: Exception, path: Path) -> str:
-    """Return torch's own reason, which stands below its advice to load the file unsafely."""
-    text = str(fault).replace(str(path), path.name)
-    return show(text.partition("WeightsUnpickler error:")[2].strip().partition("\n")[0] or text.partition("\n")[0])
 
 
 @dataclass(slots=True)
@@ -136,9 +178,13 @@ def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSo
     if not isinstance(model, str | Path):
         raise InputError(f"an object of type {type(model).__name__} is neither a path, an nn.Module nor a state dict.")
     path = Path(model)
+    components = components_of(path) if names == WEIGHT_NAMES else ()
+    if components:
+        return join(_label(path), path, {name: open_source(path / name) for name in components})
     header = read_weights(path, names)
-    folder = path if path.is_dir() else path.parent
-    return FileSource(_label(path), read_config(folder), header)
+    gguf_tensors.require_readable(header)
+    config = gguf_names.config_of(header) or read_config(path if path.is_dir() else path.parent)
+    return FileSource(_label(path), config, header)
 
 
 def _label(path: Path) -> str:
@@ -151,9 +197,12 @@ def _label(path: Path) -> str:
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """Read the `config.json` of a checkpoint folder, an empty mapping where there is none."""
+    """Read the `config.json` of a checkpoint folder, an empty mapping where there is none.
+
+    What AutoGPTQ and AutoAWQ once wrote beside it of their quantisation is taken into it.
+    """
     path = folder / "config.json"
-    return strict_json.read(path) if exists(path) else {}
+    return completed(strict_json.read(path) if exists(path) else {}, folder)
 
 
 def _from_module(module: torch.nn.Module) -> MemorySource:

@@ -37,8 +37,9 @@ class Floor:
 
 
 def coarser(first: str, second: str) -> str:
-    """Return the dtype with fewer mantissa bits; one that is not known counts as float32."""
-    return min(first, second, key=lambda dtype: _MANTISSA_BITS.get(dtype, 23))
+    """Return the dtype with fewer mantissa bits; one that is not known, as of packed weights, counts as float32."""
+    known = (dtype if dtype in _MANTISSA_BITS else "float32" for dtype in (first, second))
+    return min(known, key=_MANTISSA_BITS.__getitem__)
 
 
 def ulp(weights: torch.Tensor, dtype: str) -> torch.Tensor:

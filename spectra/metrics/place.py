@@ -26,6 +26,9 @@ class Placed(Protocol):
     @property
     def place(self) -> Place: ...
 
+    @property
+    def index(self) -> int | None: ...
+
 
 def place(name: str) -> Place:
     """Read a weight's place off its name."""

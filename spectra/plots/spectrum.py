@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from spectra.metrics.layer import Layer
 from spectra.plots.elements import PLAIN, legend, log_axis, nothing, power, safe, words
 from spectra.plots.style import CATEGORIES, MUTED, SMALL, axes
+from spectra.text import numbered
 
 _DECADES = 1e-7  # of its largest value; what is smaller is the rounding of a float32 decomposition
 _REACH = 1 / 30
@@ -40,7 +41,7 @@ def spectrum(layer: Layer, *, ax: Axes | None = None) -> Axes:
     """
     ax = axes(ax)
     found = layer.spectrum
-    title = safe(layer.name if layer.index is None else f"{layer.name} [{layer.index}]", 52)
+    title = safe(numbered(layer.name, layer.index), 52)
     top = max((*found.base, *found.tuned, *found.update), default=0.0) if found else 0.0
     if found is None or top <= 0:
         return nothing(ax, f"not measured: {safe(layer.status)}")

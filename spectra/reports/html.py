@@ -19,7 +19,7 @@ from spectra.metrics.layer import OK, Layer
 from spectra.plots.figures import comparison_figures, report_figures
 from spectra.plots.style import to_svg
 from spectra.reports import words
-from spectra.text import percent, quantity, show, size
+from spectra.text import numbered, percent, quantity, show, size
 
 _OPEN_ROWS = 120
 _COLUMN = 4.0  # inches: a wider figure takes the whole page
@@ -194,8 +194,8 @@ def _cells(layer: Layer) -> dict[str, Any]:
     least = min((value for side in layer.intruders for value in side.similarity), default=None)
     rank, norm = layer.rank, layer.norm
     return {
-        "module": show(layer.place.module),
-        "key": show(layer.key, None),
+        "module": show(numbered(layer.place.module, layer.index)),
+        "key": show(numbered(layer.key, layer.index), None),
         "shape": f"{layer.shape[0]} × {layer.shape[1]}",
         "status": layer.status,
         "reason": show(layer.reason, None),
@@ -220,17 +220,17 @@ def _cells(layer: Layer) -> dict[str, Any]:
 
 def _compared(models: Mapping[str, Diagnosis]) -> list[_Group]:
     """Rows of all models by block: one line a matrix, one cell a model."""
-    every: dict[str, Layer] = {}
-    for model in models.values():
-        every.update({layer.key: layer for layer in model.rows if layer.key not in every})
-    by_model = {name: {layer.key: layer for layer in model.rows} for name, model in models.items()}
+    every: dict[tuple[str, int | None], Layer] = {}
+    by_model = {name: {(layer.key, layer.index): layer for layer in model.rows} for name, model in models.items()}
+    for rows_of in by_model.values():
+        every.update({place: layer for place, layer in rows_of.items() if place not in every})
     groups = []
     for name, layers in _by_block(list(every.values())).items():
         rows = []
         for layer in layers:
-            cells = [by_model[model].get(layer.key) for model in models]
+            cells = [by_model[model].get((layer.key, layer.index)) for model in models]
             rows.append({"head": _cells(layer), "cells": [cell and _cells(cell) for cell in cells]})
-        found = [by_model[model].get(layer.key) for layer in layers for model in models]
+        found = [by_model[model].get((layer.key, layer.index)) for layer in layers for model in models]
         known = [cell for cell in found if cell is not None]
         groups.append(
             _Group(

@@ -5,7 +5,7 @@ from html import escape
 from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.reports import words
-from spectra.text import percent, show
+from spectra.text import numbered, percent, show
 
 _MAX_ROWS = 12
 
@@ -19,7 +19,7 @@ def fragment(report: Diagnosis) -> str:
     for layer in rows:
         least = min((value for side in layer.intruders for value in side.similarity), default=None)
         cells = (
-            _text(layer.name),
+            _text(numbered(layer.name, layer.index)),
             f"{layer.found} of {layer.examined}" if layer.ok else _text(layer.status),
             "" if least is None else f"{least:.2f}",
             words.rank_value(layer.rank, "effective") if layer.rank else "",

@@ -8,7 +8,7 @@ from spectra.analysis.diagnosis import Diagnosis
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.metrics.place import Placed
 from spectra.metrics.ranks import Ranks
-from spectra.text import count, listing, percent, quantity, show, size
+from spectra.text import count, listing, numbered, percent, quantity, show, size
 
 
 def kind(info: TunedInfo) -> str:
@@ -16,7 +16,8 @@ def kind(info: TunedInfo) -> str:
     if not info.ranks:
         return show(info.method)
     scale = f" (scale {_span(info.scalings)})" if info.scalings else ""
-    return f"{info.method}, r = {_span(info.ranks)}, alpha = {_span(info.alphas)}{scale} on {listing(info.targets, 8)}"
+    alpha = f", alpha = {_span(info.alphas)}{scale}" if info.alphas else ""
+    return f"{info.method}, r = {_span(info.ranks)}{alpha} on {listing(info.targets, 8)}"
 
 
 def _span(values: Sequence[float]) -> str:
@@ -103,7 +104,8 @@ def size_line(report: Diagnosis) -> str:
 def where(layer: Placed) -> str:
     """Name a matrix shortly: 'block 3 self_attn.q_proj'."""
     found = layer.place
-    return show(found.module if found.block is None else f"block {found.block} {found.module}", 60)
+    module = numbered(found.module, layer.index)
+    return show(module if found.block is None else f"block {found.block} {module}", 60)
 
 
 def skipped_by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, int, str]]:

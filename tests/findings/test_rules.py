@@ -167,6 +167,20 @@ def test_one_large_update_among_many_is_no_wrong_base():
     assert said(WRONG_BASE, adapter(base(), strength=0.9), *clean_adapter()) is None
 
 
+def test_matrices_that_are_equal_speak_for_the_base():
+    """Half the model frozen, the rest trained far away: a hard fine-tune of this base, and of no other."""
+    far = [row(base(seed), base(seed + 50) - base(seed)) for seed in range(3)]
+    assert said(WRONG_BASE, *far, *[not_measured(ZERO)] * 3, method="full fine-tuning") is None
+    raised = said(WRONG_BASE, *far, *[not_measured(ZERO)] * 2, method="full fine-tuning")
+    assert (raised.numbers["judged"], raised.numbers["equal_share"]) == (5, 0.4)
+    assert "40 % of 5 matrices are equal" in raised.message
+
+
+def test_matrices_that_were_not_measured_say_nothing_of_the_base():
+    far = [row(base(seed), base(seed + 50) - base(seed)) for seed in range(2)]
+    assert said(WRONG_BASE, *far, *[not_measured(COULD_NOT)] * 5, method="full fine-tuning").numbers["judged"] == 2
+
+
 # --- SP104 almost untrained
 
 

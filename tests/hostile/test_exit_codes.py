@@ -69,7 +69,9 @@ TUNED = {
     "an unread method": (lambda folder, craft: craft.adapter(folder, {}, peft_type="LOHA"), "LOHA"),
     "a bad value": (lambda folder, craft: craft.adapter(folder, {}, r="4"), "r is '4'"),
     "a packed model": (
-        lambda folder, craft: craft.model(folder, {"w.qweight": torch.zeros(2, 2, dtype=torch.int32)}),
+        lambda folder, craft: craft.model(
+            folder, {f"w.{part}": torch.zeros(1, 4, dtype=torch.int32) for part in ("qweight", "qzeros", "scales")}
+        ),
         "GPTQ",
     ),
 }

@@ -82,7 +82,7 @@ def test_a_true_fine_tune_is_not_said_to_be_of_another_base(tmp_path, base, craf
 
 def test_an_adapter_of_a_model_of_other_names_is_refused(tmp_path, base, craft, refused):
     adapter = craft.adapter(tmp_path / "a", craft.factors(("encoder.block.0.SelfAttention.q",)))
-    refused(lambda: open_pairs(base, adapter), "encoder.block.0.SelfAttention.q", "nearest in the base", lines=3)
+    refused(lambda: open_pairs(base, adapter), "encoder.block.0.SelfAttention.q", "the nearest there", lines=3)
 
 
 def test_base_and_adapter_swapped_are_refused_with_a_word_on_it(tmp_path, base, craft, refused):
@@ -187,8 +187,8 @@ def test_an_adapter_of_a_tied_head_is_read_on_the_embedding(tmp_path, craft, pai
 def test_a_misspelt_module_is_named_with_the_nearest(tmp_path, base, craft, refused):
     factors = craft.factors((*craft.modules[:2], "model.layers.1.self_attn.q_porj"))
     adapter = craft.adapter(tmp_path / "a", factors)
-    message = refused(lambda: open_pairs(base, adapter), "1 of the modules", kind=MatchError, lines=3)
-    assert "'model.layers.1.self_attn.q_porj' (nearest in the base: 'model.layers.1.self_attn.q_proj')" in message
+    message = refused(lambda: open_pairs(base, adapter), "'a' cannot be read", kind=MatchError)
+    assert "'model.layers.1.self_attn.q_porj' matches nothing in the base (the nearest there: 'model.layers.1.self_attn.q_proj')" in message
 
 
 def test_what_is_unmatched_is_skipped_by_name_when_that_is_allowed(tmp_path, base, craft):
@@ -202,21 +202,21 @@ def test_what_is_unmatched_is_skipped_by_name_when_that_is_allowed(tmp_path, bas
 
 def test_of_many_unmatched_the_first_ten_are_listed(tmp_path, base, craft, refused):
     adapter = craft.adapter(tmp_path / "a", craft.factors(tuple(f"other.{number}.proj" for number in range(14))))
-    message = refused(lambda: open_pairs(base, adapter), "14 of the modules", "and 4 more", kind=MatchError, lines=13)
-    assert message.count("nearest in the base") <= 10
+    message = refused(lambda: open_pairs(base, adapter), "14 reasons", "and 4 more", kind=MatchError, lines=13)
+    assert message.count("the nearest there") <= 10
 
 
 def test_an_error_about_ten_thousand_names_takes_no_time(tmp_path, craft, refused):
     tensors = {f"model.layers.{layer}.mlp.experts.{expert}.w{number}.weight": torch.zeros(1, 1) for layer in range(20) for expert in range(100) for number in range(5)}  # fmt: skip
     base = craft.model(tmp_path / "b", tensors)
     adapter = craft.adapter(tmp_path / "a", craft.factors(tuple(f"odd.{number}.q_proj" for number in range(20))))
-    refused(lambda: open_pairs(base, adapter), "20 of the modules", kind=MatchError, lines=13)
+    refused(lambda: open_pairs(base, adapter), "20 reasons", kind=MatchError, lines=13)
 
 
 def test_thousands_of_names_that_begin_differently_take_no_time(tmp_path, craft, refused):
     base = craft.model(tmp_path / "b", {f"x{number}.y.z.weight": torch.zeros(1, 1) for number in range(3000)})
     tuned = craft.model(tmp_path / "t", {f"q{number}.y.z.weight": torch.zeros(1, 1) for number in range(3000)})
-    refused(lambda: open_pairs(base, tuned), "3000 of the matrices", kind=MatchError, lines=13)
+    refused(lambda: open_pairs(base, tuned), "3,000 reasons", kind=MatchError, lines=13)
 
 
 SPELLINGS = {

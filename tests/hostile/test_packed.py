@@ -1,4 +1,4 @@
-"""Weights stored packed: refused by the name of the scheme, never decomposed as bytes."""
+"""Weights stored packed, and not as they should be: refused by the name of the scheme, never decomposed as bytes."""
 
 import pytest
 import torch
@@ -19,11 +19,10 @@ SCHEMES = {
             f"{W}.weight": packed(128, 1),
             f"{W}.weight.absmax": torch.ones(4),
             f"{W}.weight.quant_map": torch.ones(16),
-            f"{W}.weight.quant_state.bitsandbytes__nf4": packed(80),
         },
         "bitsandbytes",
     ),
-    "bitsandbytes int8": ({f"{W}.weight": packed(16, 16, dtype=torch.int8), f"{W}.SCB": torch.ones(16)}, "bitsandbytes int8"),
+    "bitsandbytes int8": ({f"{W}.weight": packed(16, 16, dtype=torch.int8), f"{W}.SCB": torch.ones(15)}, "bitsandbytes int8"),
     "GPTQ": (
         {
             f"{W}.qweight": packed(2, 16, dtype=torch.int32),
@@ -36,13 +35,13 @@ SCHEMES = {
     "AWQ": (
         {
             f"{W}.qweight": packed(16, 2, dtype=torch.int32),
-            f"{W}.qzeros": packed(1, 2, dtype=torch.int32),
+            f"{W}.qzeros": packed(1, 3, dtype=torch.int32),
             f"{W}.scales": torch.ones(1, 16).half(),
         },
         "AWQ",
     ),
     "block fp8": (
-        {f"{W}.weight": torch.zeros(16, 16).to(torch.float8_e4m3fn), f"{W}.weight_scale_inv": torch.ones(1, 1)},
+        {f"{W}.weight": torch.zeros(16, 16).to(torch.float8_e4m3fn), f"{W}.weight_scale_inv": torch.ones(2, 1)},
         "fp8",
     ),
     "fp8 with a scale": (
@@ -56,18 +55,18 @@ SCHEMES = {
     "MXFP4": (
         {
             "model.layers.0.mlp.experts.down_proj_blocks": packed(2, 16, 1, 16),
-            "model.layers.0.mlp.experts.down_proj_scales": packed(2, 16, 1),
+            "model.layers.0.mlp.experts.down_proj_scales": packed(2, 15, 1),
         },
         "MXFP4",
     ),
     "HQQ": ({f"{W}.W_q": packed(8, 16), f"{W}.scale": torch.ones(16, 1)}, "HQQ"),
-    "quanto": ({f"{W}.weight._data": packed(16, 16, dtype=torch.int8), f"{W}.weight._scale": torch.ones(16, 1)}, "quanto"),
+    "quanto": ({f"{W}.weight._data": packed(16, 16, dtype=torch.int8), f"{W}.weight._scale": torch.ones(15, 1)}, "quanto"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("tensors", "name"), SCHEMES.values(), ids=SCHEMES)
 @pytest.mark.parametrize("container", ["safetensors", "bin"])
-def test_a_packed_base_or_tuned_model_is_refused_by_its_scheme(
+def test_a_broken_packed_base_or_tuned_model_is_refused_by_its_scheme(
     tmp_path, base, craft, refused, tensors, name, container
 ):
     everything = {**craft.weights(seed=0, names=craft.names[1:]), **tensors}
@@ -76,13 +75,20 @@ def test_a_packed_base_or_tuned_model_is_refused_by_its_scheme(
         torch.save(everything, tmp_path / "p" / "pytorch_model.bin")
         (tmp_path / "p" / "model.safetensors").unlink()
     for given in ((folder, base), (base, folder)):
-        refused(lambda given=given: open_pairs(*given), name, "unquantised", kind=UnsupportedError)
+        refused(lambda given=given: open_pairs(*given), "packed by", name, "model.layers.0.")
 
 
 def test_the_scheme_is_named_as_the_configuration_does(tmp_path, base, craft, refused):
     config = {"quantization_config": {"quant_method": "gptq\x1b[31m"}}
     folder = craft.model(tmp_path / "p", SCHEMES["GPTQ"][0], config)
-    refused(lambda: open_pairs(folder, base), "gptq\\x1b[31m", kind=UnsupportedError)
+    refused(lambda: open_pairs(folder, base), "gptq\\x1b[31m", "unquantised", kind=UnsupportedError)
+
+
+def test_what_a_file_says_of_its_packing_steers_no_terminal(tmp_path, base, craft, refused):
+    tensors = {f"{W}\x1b[31m.qweight": packed(16, 2, dtype=torch.int32)}
+    config = {"quantization_config": {"quant_method": "awq", "version": "gemv\x1b[31m\u202e"}}
+    folder = craft.model(tmp_path / "p", tensors, config)
+    refused(lambda: open_pairs(folder, base), "q_proj\\x1b[31m", "gemv\\x1b[31m\\u202e", kind=UnsupportedError)
 
 
 def test_a_scheme_known_by_its_declaration_only_is_refused(tmp_path, base, craft, refused):

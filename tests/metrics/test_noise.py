@@ -197,7 +197,7 @@ def test_an_empty_matrix_has_no_floor():
 def test_the_coarser_dtype_is_the_one_with_fewer_digits():
     assert coarser("float32", "bfloat16") == coarser("bfloat16", "float16") == "bfloat16"
     assert coarser("float64", "float16") == "float16"
-    assert coarser("unheard-of", "float64") == "unheard-of"
+    assert coarser("unheard-of", "float64") == "float32"
 
 
 def test_the_floor_of_an_adapter_is_far_below_its_update():

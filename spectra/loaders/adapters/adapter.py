@@ -14,17 +14,22 @@ from spectra.loaders.methods import Method, recognise
 from spectra.loaders.options import ReadOptions
 from spectra.loaders.plan import Plan
 from spectra.loaders.source import TensorSource
+from spectra.text import numbered
 
 _WEIGHT_NAMES = (".weight", ".in_proj_weight", "")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a path: its folder, its tensors, its adapter configuration (empty where there is none)."""
+    """What lies at a path: its folder, its tensors, its adapter configuration (empty where there is none).
+
+    base : what it is compared with, whose shapes and configuration tell what some dialects leave out.
+    """
 
     path: Path
     source: TensorSource
     raw: Mapping[str, Any]
+    base: Base
     options: ReadOptions = field(default_factory=ReadOptions)
 
     @property
@@ -43,7 +48,7 @@ class Found:
 
 
 def homes(base: Base) -> Mapping[str, str]:
-    """Map every name a module can have to the base key of its weight."""
+    """Map every name a module can have to the base key of its weight; `name[3]` is expert 3 of a stack."""
     known: dict[str, str] = {}
     for key, info in base.tensors.items():
         if len(info.shape) < 2:
@@ -52,6 +57,8 @@ def homes(base: Base) -> Mapping[str, str]:
             name = plain(base.name(key))
             if name.endswith(suffix):
                 known.setdefault(name.removesuffix(suffix), key)
+        for index in base.indices(key):
+            known.setdefault(numbered(plain(base.name(key)), index), key)
     return known
 
 
@@ -60,13 +67,14 @@ class Adapter:
     """An adapter read: its configuration, the tensors it reads from, and what they are.
 
     homes : from each name that a module can have in this dialect to the base key of its weight; by default the
-    names of the base's own modules.
+    names of the base's own modules. initial : the adapter as it was before training, where the caller gave it.
     """
 
     config: AdapterConfig
     source: TensorSource
     contents: Contents
     homes: Callable[[Base], Mapping[str, str]] = homes
+    initial: "Adapter | None" = None
 
 
 @dataclass(frozen=True, slots=True)

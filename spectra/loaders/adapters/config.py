@@ -16,21 +16,20 @@ CONFIG_NAME = "adapter_config.json"
 _LARGEST = 1e30
 # Options of LoRA that change what dW is. Reading such a file as plain LoRA would be wrong without a word.
 REFUSED_OPTIONS = {
-    "target_parameters": "targets fused expert tensors (target_parameters)",
-    "layer_replication": "replicates layers of the base (layer_replication)",
-    "use_qalora": "is QA-LoRA, whose A acts on pooled inputs (use_qalora)",
-    "use_bdlora": "stores a factor as diagonal blocks (use_bdlora)",
-    "kasa_config": "removes part of the base first (KaSA)",
-    "trainable_token_indices": "replaces single rows of the embedding (trainable_token_indices)",
-    "enable_lora": "is the MergedLinear of PEFT 0.2 or loralib, with grouped factors (enable_lora)",
-    "arrow_config": "mixes experts per token (Arrow)",
+    "arrow_config": "is a router that mixes other adapters token by token (arrow_config), and those are the updates",
 }
+SCALED = ("LORA", "LOHA", "LOKR", "LORS")  # the methods whose r and alpha, with their patterns, mean what LoRA's do
+_OWN_RANKS = ("ADALORA", "OSF")  # their rank_pattern holds other things than ranks
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What `adapter_config.json` says, in PEFT's words; `raw` keeps the rest."""
+    """What `adapter_config.json` says, in PEFT's words; `raw` keeps the rest.
+
+    as_stored : read the factors alone, whatever their start did to the base; initial : the factors before training
+    are given. Both are said by the caller.
+    """
 
     method: str
     r: int
@@ -44,6 +43,8 @@ class AdapterConfig:
     targets: tuple[str, ...] = ()
     saved_modules: tuple[str, ...] = ()
     task_type: str | None = None
+    as_stored: bool = False
+    initial: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def rank_of(self, module: str, stored: int | None = None) -> int:
@@ -66,6 +67,23 @@ class AdapterConfig:
         """Return alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv:2312.03732)."""
         rank = self.rank_of(module, stored)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the method scales its updates by alpha and the rank, as LoRA does."""
+        return self.r > 0
+
+    def doubts_of(self, module: str, stored: int | None) -> list[str]:
+        """Say what file and configuration leave open about the scaling of a module, and what was taken."""
+        declared, alphas = self.rank_of(module, stored), self.alphas_of(module)
+        notes = []
+        if stored is not None and stored != declared:
+            notes.append(f"stored rank {stored}, but the configuration says {declared}; the scaling uses that")
+        if len(set(alphas)) > 1:
+            notes.append(
+                f"several alpha_patterns match and PEFT does not save their order: alpha {alphas[0]:g} is taken"
+            )
+        return notes
 
     def rank_in(self, name: str, otherwise: int) -> int:
         """Return a whole number above zero that the configuration has under a name, else `otherwise`."""
@@ -101,12 +119,12 @@ def read_config(raw: Mapping[str, Any]) -> AdapterConfig:
         raise _of_another_library(raw)
     method, ranks = method.upper(), _mapping(raw, "rank_pattern")
     alpha = "alpha" if "alpha" in raw and "lora_alpha" not in raw else "lora_alpha"
-    typed = method == "LORA"  # other methods have an r of their own meaning, which their families read
+    typed = method in SCALED  # other methods have an r of their own meaning, which their families read
     return AdapterConfig(
         method=method,
         r=_rank(raw.get("r", 8), "r") if typed else 0,
         alpha=_number(raw.get(alpha, 8), alpha) if typed else number_in(raw, alpha, 0.0),
-        rank_pattern={key: _rank(value, "rank_pattern") for key, value in ranks} if method != "ADALORA" else {},
+        rank_pattern={key: _rank(value, "rank_pattern") for key, value in ranks} if method not in _OWN_RANKS else {},
         alpha_pattern={key: _number(value, "alpha_pattern") for key, value in _mapping(raw, "alpha_pattern")},
         use_rslora=flag_in(raw, "use_rslora"),
         use_dora=flag_in(raw, "use_dora"),

@@ -1,8 +1,8 @@
 """The contract of an adapter family: how its tensors are named and what its update is."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,6 +14,7 @@ from spectra.updates import Update
 
 Shapes = Mapping[str, tuple[int, ...]]
 Parsed = tuple[str, str, str | None]
+Fit = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,10 @@ class Target:
     module : its name in the configuration; parts : its tensors as stored, by part; base : its base matrix `[m, n]`
     in float32, rows = outputs, on demand; layout : how that lies in the file; shared : a tensor of the whole
     adapter by its name (the `vera_A` of VeRA), on demand; modules : every module of the adapter in the order of the
-    base, with the shapes of its parts and the shape of its base matrix, for methods that draw from one stream.
+    base, with the shapes of its parts and the shape of its base matrix, for methods that draw from one stream;
+    walk : their names in the order in which the model's own code has them, None where that cannot be known;
+    dtype : how the base weight is stored; initial : the same module before training, where the caller gave that;
+    remarks : what is found while dW is built and a reader must know, to be added to; bias : the bias of the base's module in float32, None where it has none.
     """
 
     module: str
@@ -33,12 +37,21 @@ class Target:
     layout: Layout
     shared: Callable[[str], torch.Tensor]
     modules: Callable[[], Mapping[str, tuple[int, int]]]
+    walk: Callable[[], Sequence[str] | None] = lambda: None
+    dtype: torch.dtype = torch.float32
+    initial: "Target | None" = None
+    remarks: list[str] = field(default_factory=list)
+    bias: Callable[[], torch.Tensor | None] = lambda: None
 
     def part(self, name: str) -> torch.Tensor:
         """Return a part in float32. Raises MatchError when the file has none."""
         if name not in self.parts:
             raise MatchError(f"'{show(self.module)}': its {name} is missing ({listing(self.parts)} is there).")
         return self.parts[name].float()
+
+    def rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor as it is after PEFT has moved it to the dtype of the base weight, in float32."""
+        return tensor.to(self.dtype).float()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -102,6 +115,22 @@ def by_suffix(*parts: str, leaves: tuple[str, ...] = ("weight", "bias")) -> Call
     return parse
 
 
+def by_path(part: str, leaf: str) -> Callable[[str], Parsed | None]:
+    """Return the parser of names `module.part[.adapter].leaf`, of parts that are modules; `part.leaf` is the part.
+
+    part, leaf : regular expressions.
+    """
+    matcher = re.compile(
+        rf"^(?P<module>.+?)\.(?P<part>{part})(?:\.(?P<adapter>(?!(?:{leaf})$)[^.]+))?\.(?P<leaf>{leaf})$"
+    )
+
+    def parse(name: str) -> Parsed | None:
+        match = matcher.match(name)
+        return match and (match["module"], f"{match['part']}.{match['leaf']}", match["adapter"])
+
+    return parse
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One parameterisation, as functions of names, shapes and tensors.
@@ -109,11 +138,13 @@ class Family:
     method : the key of the table, PEFT's `peft_type` where there is one; parse splits a tensor name into (module,
     part, adapter name), None for a name that is not the family's; update builds dW, in factors wherever it has
     them; label names the method as people do. Of a module's stored shapes: rank is the rank that the method may
-    use (None: unbounded), fits the `[out, in]` shape of its update (None: whatever the base has; raises MatchError
-    where parts are missing or disagree), needs_base whether dW depends on the base weight. check refuses by name
-    what is not read, notes and doubts say what a reader must know of the adapter and of a module, is_state knows
-    names of training state, shared a pattern of the names of tensors that all modules share, integers the parts
-    that are no floats.
+    use (None: unbounded), fits the `[out, in]` shape of its update (None, for it or for either size: what the base
+    has; raises MatchError where parts are missing or disagree), needs_base whether dW depends on the base weight.
+    check refuses by name what is not read, notes and doubts say what a reader must know of the adapter and of a
+    module, is_state knows names of training state, shared a pattern of the names of tensors that all modules share,
+    integers the parts that are no floats; vectors a pattern of the names of biases and norms, where those are what it
+    trains; beside the families whose modules may lie in the same file; everywhere whether the shared tensors alone
+    adapt every module that the configuration targets.
     """
 
     method: str
@@ -121,7 +152,7 @@ class Family:
     update: Callable[[Target], Update]
     label: Callable[[AdapterConfig, Shapes], str]
     rank: Callable[[Shapes, AdapterConfig], int | None] = unbounded
-    fits: Callable[[str, Shapes, AdapterConfig], tuple[int, int] | None] = of_the_base
+    fits: Callable[[str, Shapes, AdapterConfig], Fit | None] = of_the_base
     needs_base: Callable[[Shapes, AdapterConfig], bool] = always
     check: Callable[[AdapterConfig], None] = nothing_to_check
     notes: Callable[[AdapterConfig], tuple[str, ...]] = no_notes
@@ -129,6 +160,9 @@ class Family:
     is_state: Callable[[str], bool] = no_state
     shared: str = ""
     integers: tuple[str, ...] = ()
+    vectors: str = ""
+    beside: "tuple[Family, ...]" = ()
+    everywhere: bool = False
 
 
 def called(name: str) -> Callable[[AdapterConfig, Shapes], str]:

@@ -1,6 +1,7 @@
 """Plan the pairs of an adapter: every tensor is used, skipped with a reason, or an error."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
 from spectra.loaders.adapters.beside import adapters_below
@@ -8,51 +9,74 @@ from spectra.loaders.adapters.contents import Module
 from spectra.loaders.adapters.placing import Places, place
 from spectra.loaders.adapters.reader import plan_adapted
 from spectra.loaders.base import Base, plan_replaced
+from spectra.loaders.disagreements import Disagreements
+from spectra.loaders.gguf_names import naming_of, require_comparable
+from spectra.loaders.lineage import doubts
 from spectra.loaders.plan import Plan, TunedInfo
+from spectra.loaders.replication import grown
 from spectra.text import listing
 
 
 def plan_adapter(found: Found, dialect: Dialect, base: Base) -> Plan:
     """Match an adapter to its base.
 
-    Raises UnsupportedError for a method that is not read, MatchError for tensors that match nothing
-    (unless the options allow it) or shapes that disagree.
+    Raises UnsupportedError for a method that is not read; one MatchError for all tensors that match nothing
+    (unless the options allow it), all shapes that disagree and all factors that are missing.
     """
     plan = Plan(TunedInfo(found.source.label, "", 0, 0), found.source)
+    ranges = found.raw.get("layer_replication")
+    if ranges:
+        base = plan.base = grown(base, ranges)
+        found = replace(found, base=base)
     adapter = dialect.read(found, plan)
     plan.source = adapter.source
-    places = place(adapter, base, plan, found.options)
+    require_comparable(base.naming, naming_of(adapter.source.header))
+    faults = Disagreements(adapter.source.label, base.source.label)
+    places = place(adapter, base, plan, found.options, faults)
     plan.alphas = {
         key: {module.configured: adapter.config.alpha_of(module.configured) for module in modules}
         for key, modules in places.adapted.items()
+        if adapter.config.is_scaled
     }
     below = adapters_below(found.path)
     if below:
         plan.notes.append(f"the adapters in its subfolders ({listing(below, 5)}) are not read")
     for key in base.tensors:
-        if key in places.adapted:
-            plan_adapted(key, places, base, plan, adapter)
-        elif key in places.replaced:
-            plan.add(plan_replaced(base, key, adapter.source, places.replaced[key]))
+        with faults.collected():
+            if key in places.adapted:
+                plan_adapted(key, places, base, plan, adapter)
+            elif key in places.replaced:
+                for planned in plan_replaced(base, key, adapter.source, places.replaced[key]):
+                    plan.add(planned)
+    faults.raise_any()
     plan.info = _info(adapter, places)
+    plan.notes.extend(doubts(base.source, adapter.source, adapter.config.base_model))
     return plan
 
 
 def _info(adapter: Adapter, places: Places) -> TunedInfo:
     config, source = adapter.config, adapter.source
     modules = [module for modules in places.adapted.values() for module in modules]
-    scaled = [(module, rank) for module in modules if (rank := _rank_of(module, adapter)) is not None]
+    ranked = [(module, rank) for module in modules if (rank := _rank_of(module, adapter)) is not None]
+    scaled = ranked if config.is_scaled else []
     return TunedInfo(
         label=source.label,
         method=_method(modules, adapter),
         parameters=source.header.parameters,
         bytes=source.header.bytes,
-        ranks=tuple(sorted({rank for _, rank in scaled})),
+        ranks=tuple(sorted({rank for _, rank in ranked})),
         alphas=tuple(sorted({config.alpha_of(module.configured) for module, _ in scaled})),
         scalings=tuple(sorted({config.scaling_of(module.configured, rank) for module, rank in scaled})),
-        targets=tuple(sorted({module.name.rpartition(".")[2] for module in modules})),
+        targets=tuple(sorted({_target(module, key) for key, own in places.adapted.items() for module in own})),
         base_named=config.base_model,
     )
+
+
+def _target(module: Module, key: str) -> str:
+    """Return what a module is called among its siblings (`to_out.0`); of a name without steps, as the base calls it."""
+    name = module.name if "." in module.name else key.removesuffix(".weight")
+    front, _, last = name.rpartition(".")
+    return f"{front.rpartition('.')[2]}.{last}" if last.isdecimal() and front else last
 
 
 def _shapes(module: Module, adapter: Adapter) -> Mapping[str, tuple[int, ...]]:
@@ -69,6 +93,5 @@ def _method(modules: Sequence[Module], adapter: Adapter) -> str:
     families = {module.family.method: module.family for module in modules}
     for module in modules:
         parts.setdefault(module.family.method, {}).update(dict.fromkeys(module.parts, ()))
-    return " and ".join(
-        dict.fromkeys(family.label(adapter.config, parts[method]) for method, family in families.items())
-    )
+    labels = [family.label(adapter.config, parts[method]) for method, family in families.items()]
+    return " and ".join(dict.fromkeys(labels)) or "full fine-tuning"

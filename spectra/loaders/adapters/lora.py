@@ -1,7 +1,8 @@
 """LoRA (arXiv:2106.09685) as PEFT writes it: linear, Conv1D, convolution, embedding, rsLoRA, DoRA.
 
-`dW = s B A` with `s = alpha / r` (rsLoRA: `alpha / sqrt(r)`). DoRA (arXiv:2402.09353) rescales
-`V = W0 + s B A` to `W' = diag(m / ||V||) V`, the norm taken along the inputs of each output.
+`dW = s B A` with `s = alpha / r` (rsLoRA: `alpha / sqrt(r)`), less what the start took out of the base (`starts`).
+DoRA (arXiv:2402.09353) rescales `V = W0 + dW` to `W' = diag(m / ||V||) V`, the norm taken along the inputs of each
+output. What options make of the stored factors: `lora_factors`.
 """
 
 import math
@@ -10,11 +11,14 @@ import re
 import torch
 
 from spectra.errors import MatchError, UnsupportedError
-from spectra.layout import Layout
-from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS, AdapterConfig
-from spectra.loaders.adapters.family import Family, Shapes, Target, by_suffix
-from spectra.text import listing, show
-from spectra.updates import LowRank, Rescaled, Update
+from spectra.loaders.adapters import lora_factors, starts
+from spectra.loaders.adapters.config import REFUSED_OPTIONS, AdapterConfig
+from spectra.loaders.adapters.family import Family, Fit, Shapes, Target, by_suffix
+from spectra.loaders.adapters.lora_factors import factors
+from spectra.loaders.adapters.taken import taken
+from spectra.loaders.adapters.tokens import TOKENS
+from spectra.text import show
+from spectra.updates import LowRank, Rescaled, Sum, Update
 
 _STATE = re.compile(r"\.(?:lora_velora_embed|lora_monteclora_sampler)(?:\.|$)")
 
@@ -25,12 +29,9 @@ def check(config: AdapterConfig) -> None:
         value = config.raw.get(option)
         if value not in (None, False, [], {}):
             raise UnsupportedError(f"this LoRA adapter {meaning}; this version of spectra does not read it.")
-    start = config.raw.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
-        raise UnsupportedError(
-            f"this adapter was started with init_lora_weights='{show(start)}', which changes the base: its dW is "
-            "not s B A. Save it with PEFT's path_initial_model_for_weight_conversion, which makes it plain LoRA."
-        )
+    reason = starts.refusal(config) or lora_factors.refusal(config)
+    if reason is not None:
+        raise UnsupportedError(reason)
 
 
 def is_state(key: str) -> bool:
@@ -46,13 +47,23 @@ def notes(config: AdapterConfig) -> tuple[str, ...]:
 
 
 def label(config: AdapterConfig, parts: Shapes) -> str:
-    """Name the method as people say it."""
+    """Name the method as people say it: its scale, its start or option, and whether a start is left out."""
     plain = "rsLoRA" if config.use_rslora else "LoRA"
-    return "DoRA" if config.use_dora or needs_base(parts, config) else plain
+    plain = "DoRA" if config.use_dora or _is_dora(parts) else plain
+    start = starts.name_of(config)
+    options = {"QA-LoRA": config.flag_in("use_qalora"), "BD-LoRA": bool(config.raw.get("use_bdlora"))}
+    kind = start or next((name for name, used in options.items() if used), "")
+    named = f"{plain} ({kind})" if kind and plain != "LoRA" else kind or plain
+    return f"{named} (as stored)" if start and config.as_stored else named
 
 
 def needs_base(parts: Shapes, config: AdapterConfig) -> bool:
-    """Return whether dW depends on the base weight, as that of DoRA does."""
+    """Return whether dW depends on the base weight, as that of DoRA and of PiSSA does."""
+    recomputed = bool(starts.name_of(config)) and not (config.as_stored or config.initial)
+    return _is_dora(parts) or (recomputed and "lora_embedding_A" not in parts)
+
+
+def _is_dora(parts: Shapes) -> bool:
     return "lora_magnitude_vector" in parts
 
 
@@ -64,18 +75,12 @@ def rank(parts: Shapes, config: AdapterConfig) -> int:
     return shape[0]
 
 
-def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
+def fits(module: str, parts: Shapes, config: AdapterConfig) -> Fit:
     """Return the `[out, in]` shape of `B A`. Raises MatchError when a part is missing or the ranks disagree."""
-    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
-    A, B = (parts.get(f"lora_{'embedding_' * embedding}{factor}") for factor in "AB")
-    if A is None or B is None:
-        raise MatchError(f"'{show(module)}': one of its factors is missing ({listing(parts)} is there).")
-    if config.use_dora and not needs_base(parts, config):
+    fit = lora_factors.fits(module, parts, config)
+    if config.use_dora and not _is_dora(parts):
         raise MatchError(f"'{show(module)}': DoRA without its lora_magnitude_vector.")
-    if len(A) < 2 or len(B) < 2 or (B[1] != A[0] and (len(A) == 2 or not B[1] or A[0] % B[1])):
-        raise MatchError(f"'{show(module)}': its factors B {list(B)} and A {list(A)} disagree on the rank.")
-    fit = (A[1], B[0]) if embedding else (B[0], Layout("kernel", A).shape[1])
-    magnitude, length = parts.get("lora_magnitude_vector"), fit[1 if embedding else 0]
+    magnitude, length = parts.get("lora_magnitude_vector"), fit["lora_embedding_A" in parts]
     if magnitude is not None and math.prod(magnitude) != length:
         raise MatchError(
             f"'{show(module)}': its lora_magnitude_vector is {list(magnitude)}, its factors need {length} values."
@@ -84,40 +89,35 @@ def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
 
 
 def doubts(module: str, parts: Shapes, config: AdapterConfig) -> list[str]:
-    """Say what file and configuration leave open about the scaling, and what was taken."""
-    stored = rank(parts, config)
-    declared, alphas = config.rank_of(module, stored), config.alphas_of(module)
-    notes = []
-    if stored != declared:
-        notes.append(f"stored rank {stored}, but the configuration says {declared}; the scaling uses that")
-    if len(set(alphas)) > 1:
-        notes.append(f"several alpha_patterns match and PEFT does not save their order: alpha {alphas[0]:g} is taken")
-    return notes
+    """Say what file and configuration leave open about the scaling, and what was made of the start."""
+    return config.doubts_of(module, rank(parts, config)) + starts.doubts(config)
 
 
 def update(target: Target) -> Update:
     """Return dW of one module, in factors wherever it has them."""
-    parts, config, embedding = target.parts, target.config, "lora_embedding_A" in target.parts
-    stored = rank({part: tuple(tensor.shape) for part, tensor in parts.items()}, config)
-    scaling = config.scaling_of(target.module, stored)
-    if embedding:
-        B, A = parts["lora_embedding_A"].float().T * scaling, parts["lora_embedding_B"].float().T
-    else:
-        B, A = parts["lora_B"].float().flatten(1) * scaling, parts["lora_A"].float().flatten(1)
-    low_rank = LowRank(B, A)
-    magnitude = parts.get("lora_magnitude_vector")
+    embedding = "lora_embedding_A" in target.parts
+    inner = _plain(target)
+    magnitude = target.parts.get("lora_magnitude_vector")
     if magnitude is None:
-        return low_rank
+        return inner
     # The norm runs over the inputs of each output; for an embedding, over the vocabulary of each dimension.
     base = target.base()
-    norm = torch.linalg.vector_norm((base + low_rank.dense()).double(), dim=0 if embedding else 1)
+    norm = torch.linalg.vector_norm((base + inner.dense()).double(), dim=0 if embedding else 1)
     gain = (magnitude.double().flatten() / norm).float()
-    return Rescaled(base, low_rank, gain, axis="columns" if embedding else "rows")
+    return Rescaled(base, inner, gain, axis="columns" if embedding else "rows")
+
+
+def _plain(target: Target) -> LowRank | Sum:
+    """Return `s B A` less what the start took out of the base."""
+    trained, initial = LowRank(*factors(target)), target.initial
+    started = [taken(target), LowRank(*factors(initial)) if initial is not None else None]
+    less = [LowRank(-one.B, one.A) for one in started if one is not None]
+    return Sum((trained, *less)) if less else trained
 
 
 LORA = Family(
     method="LORA",
-    parse=by_suffix("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"),
+    parse=by_suffix(*lora_factors.PARTS, "lora_magnitude_vector"),
     update=update,
     label=label,
     rank=rank,
@@ -127,4 +127,5 @@ LORA = Family(
     notes=notes,
     doubts=doubts,
     is_state=is_state,
+    beside=(TOKENS,),
 )

@@ -7,6 +7,7 @@ any letter of the name, each choice multiplies.
 
 import math
 import re
+import warnings
 from functools import lru_cache
 
 from spectra.errors import FormatError, UnsupportedError
@@ -34,6 +35,12 @@ def matches(pattern: str, module: str, where: str) -> bool:
     return expression.match(module) is not None
 
 
+def matches_whole(pattern: str, module: str, where: str) -> bool:
+    """Return whether a pattern matches the whole of a module's name. Raises as `matches` does."""
+    matches(pattern, module, where)
+    return re.fullmatch(pattern, module) is not None
+
+
 @lru_cache(maxsize=2**14)
 def _compiled(pattern: str, where: str) -> tuple[re.Pattern[str], int, int]:
     """Return a pattern ready to match, how many repetitions it has, and how many ways its choices give."""
@@ -42,7 +49,9 @@ def _compiled(pattern: str, where: str) -> tuple[re.Pattern[str], int, int]:
             f"{where}: the pattern '{show(pattern)}' can take for ever to match. Write the module names out."
         )
     try:
-        expression = re.compile(rf"(.*\.)?({pattern})$")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of signs that a later Python may read otherwise
+            expression = re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, RecursionError, OverflowError):
         raise FormatError(f"{where}: '{show(pattern)}' is not a regular expression. Save the adapter again.") from None
     bare = _ESCAPED.sub("", pattern)

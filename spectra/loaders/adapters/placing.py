@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spectra.errors import UnsupportedError
+from spectra.errors import MatchError, UnsupportedError
 from spectra.loaders.adapters.adapter import Adapter
 from spectra.loaders.adapters.config import AdapterConfig
 from spectra.loaders.adapters.contents import Contents, Module
+from spectra.loaders.adapters.targets import targeted
 from spectra.loaders.base import HEADS, Base, head_of_other_size
+from spectra.loaders.disagreements import Disagreements
 from spectra.loaders.header import FLOATS
-from spectra.loaders.matching import Prefix, find_prefix, plain, unmatched
+from spectra.loaders.matching import Prefix, find_prefix, plain
 from spectra.loaders.options import ReadOptions
 from spectra.loaders.plan import Plan
-from spectra.text import listing, show
+from spectra.text import listing, nearest, show
 
 _LOST = "matches nothing in the base"
 
@@ -25,38 +27,54 @@ class Places:
     replaced: Mapping[str, str]
 
 
-def place(adapter: Adapter, base: Base, plan: Plan, options: ReadOptions) -> Places:
+def place(adapter: Adapter, base: Base, plan: Plan, options: ReadOptions, faults: Disagreements) -> Places:
     """Find the base weight of every adapted module and of every tensor stored in full.
 
-    Raises MatchError listing what matches nothing (unless `allow_unmatched`), UnsupportedError for a
-    weight that is both stored in full and adapted by factors.
+    What matches nothing is added to `faults`, or skipped where the options allow it. Raises UnsupportedError
+    for a weight that is both stored in full and adapted by factors.
     """
-    contents, config, allow_unmatched = adapter.contents, adapter.config, options.allow_unmatched
+    contents = adapter.contents
     known = adapter.homes(base)
-    placeable = [name for name in contents.modules if name in known or base.tied_to(name) is None]
+    if contents.everywhere is not None:
+        names = targeted(adapter.config, known)
+        contents.modules.update({name: Module(name, name, contents.everywhere) for name in names})
+    told = _told(contents, options.names, known)
+    untold = [name for name in contents.modules if name not in told]
+    placeable = [name for name in untold if name in known or base.tied_to(name) is None]
     rule = find_prefix(placeable or list(contents.modules), known, f"'{show(plan.source.label)}'")
     if rule.strip or rule.add:
         plan.notes.append(f"the adapter's names match the base {rule}")
-    adapted, lost = _place_modules(contents, base, known, rule)
-    if lost and not allow_unmatched:
-        raise unmatched(lost, known, f"the modules adapted by '{show(plan.source.label)}'")
-    for name in lost:
-        for key in contents.modules[name].parts.values():
-            plan.skip(key, _LOST)
-    replaced = _place_replaced(contents, base, plan, config, rule, allow_unmatched)
+    adapted, lost = _place_modules(contents, base, known, rule, told)
+    replaced, strange = _place_replaced(contents, base, plan, adapter.config, rule)
+    if not options.allow_unmatched:
+        faults.add_unmatched(lost, known)
+        faults.add_unmatched(strange, [plain(base.name(key)) for key in base.tensors])
+    for key in (*(key for name in lost for key in contents.modules[name].parts.values()), *strange.values()):
+        plan.skip(key, _LOST)
     both = adapted.keys() & replaced.keys()
     if both:
         raise UnsupportedError(f"{listing(sorted(both), 3)}: stored in full and adapted by factors at once.")
     return Places(adapted, replaced)
 
 
+def _told(contents: Contents, names: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """Return the base key of every module that the caller placed. Raises MatchError for a name that there is not."""
+    for name, home in names.items():
+        for word, words, where in ((name, contents.modules, "adapter"), (home, known, "base")):
+            if word not in words:
+                like = nearest(word, words)
+                hint = f" Did you mean '{show(like)}'?" if like else ""
+                raise MatchError(f"names=: '{show(word)}' is no module of the {where}.{hint}")
+    return {name: known[home] for name, home in names.items()}
+
+
 def _place_modules(
-    contents: Contents, base: Base, known: Mapping[str, str], rule: Prefix
+    contents: Contents, base: Base, known: Mapping[str, str], rule: Prefix, told: Mapping[str, str]
 ) -> tuple[dict[str, list[Module]], list[str]]:
     adapted: dict[str, list[Module]] = {}
     lost = []
     for name, module in contents.modules.items():
-        key = known.get(rule(name)) if name.startswith(rule.strip) else None
+        key = told.get(name) or (known.get(rule(name)) if name.startswith(rule.strip) else None)
         key = key or base.tied_to(name)
         if key is None:
             lost.append(name)
@@ -66,24 +84,22 @@ def _place_modules(
 
 
 def _place_replaced(
-    contents: Contents, base: Base, plan: Plan, config: AdapterConfig, rule: Prefix, allow: bool
-) -> dict[str, str]:
-    """Match tensors stored in full: `modules_to_save`, resized embeddings, trained biases."""
-    keys = {plain(key): key for key in base.tensors}
+    contents: Contents, base: Base, plan: Plan, config: AdapterConfig, rule: Prefix
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Match tensors stored in full: `modules_to_save`, resized embeddings, trained biases; and what is lost."""
+    keys = {plain(base.name(key)): key for key in base.tensors}
     heads = (*config.saved_modules, *(HEADS if config.task_type else ()))
-    homes, lost = {}, []
+    homes, lost = {}, {}
     for name, key in contents.replaced.items():
         home = keys.get(rule(name), keys.get(name))
         reason = _reason_against(name, key, home, base, plan, heads)
-        if reason == _LOST and not allow:
-            lost.append(name)
+        if reason == _LOST:
+            lost[name] = key
         elif reason is not None:
             plan.skip(key, reason)
         elif home is not None:
             homes[home] = key
-    if lost:
-        raise unmatched(lost, keys, f"the tensors of '{show(plan.source.label)}'")
-    return homes
+    return homes, lost
 
 
 def _reason_against(
@@ -92,7 +108,7 @@ def _reason_against(
     info = plan.source.header.tensors[key]
     if len(info.shape) < 2:
         return "a vector or scalar: it has no singular vectors"
-    if info.dtype not in FLOATS:
+    if info.read_as not in FLOATS:
         return f"stored as {info.dtype}: not a floating-point weight"
     if home is not None:
         return base.unfit(home) or head_of_other_size(home, base.tensors[home].shape, info.shape)

@@ -14,10 +14,11 @@ from typing import Any
 
 from spectra.errors import InputError
 from spectra.loaders import strict_json
-from spectra.loaders.adapters.config import CONFIG_NAME, AdapterConfig, read_config
+from spectra.loaders.adapters.config import CONFIG_NAME, SCALED, AdapterConfig, read_config
 from spectra.loaders.files import exists, open_regular
 from spectra.loaders.header import Header
 from spectra.loaders.methods import Contents, Method, rank_of
+from spectra.loaders.quantization.declared import completed
 
 WRAPPERS = ("base_model.model.", "base_model.")
 _SCALARS = {"float16": "<e", "float32": "<f", "float64": "<d", "int32": "<i", "int64": "<q"}
@@ -103,7 +104,8 @@ def read_declared(folder: Path, header: Header, *, adapter: bool) -> Declared:
                 raise
             foreign = str(fault).rstrip(".")
     own = folder / "config.json"
-    return Declared(raw, typed, foreign, strict_json.read(own) if exists(own) else {}, header.metadata)
+    model = completed(strict_json.read(own) if exists(own) else {}, folder)
+    return Declared(raw, typed, foreign, model, header.metadata)
 
 
 def plain(module: str) -> str:
@@ -157,7 +159,7 @@ def _over_rank(evidence: Evidence, alpha: float | None, formula: str = "alpha / 
 def _of_peft(evidence: Evidence) -> Scale:
     declared = evidence.declared
     raw = declared.adapter or {}
-    if declared.peft_type == "LORA" and declared.peft is not None:
+    if declared.peft_type in SCALED and declared.peft is not None and evidence.contents.modules:
         config = declared.peft
         modules = [plain(module).replace(".base_layer", "") for module in evidence.contents.modules]
         formula = "alpha / sqrt(r), rsLoRA" if config.use_rslora else "alpha / r"

@@ -1,6 +1,6 @@
 """Find the weights in whatever a user points at, and read their header: file, index, adapter or model folder.
 
-Wider than `formats`: it also knows NumPy archives, GGUF and the file names of other libraries, which an
+Wider than `formats`: it also knows NumPy archives and the file names of other libraries, which an
 inspection describes and an analysis does not read. A folder without weights is refused with where they are.
 """
 
@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spectra.errors import InputError, UnsafeFileError, UnsupportedError
-from spectra.loaders import formats, gguf_header, npz_header, pickle_header, safetensors_header
+from spectra.loaders import dcp_metadata, formats, npz_header, pickle_header, safetensors_header
 from spectra.loaders.adapters.config import CONFIG_NAME
 from spectra.loaders.files import HEAD, exists, names_in, open_regular, what_it_is_instead
 from spectra.loaders.header import Header
 from spectra.text import listing, show
 
 DIALECT_NAMES = ("adapters.safetensors", "pytorch_lora_weights.safetensors", "pytorch_adapter.bin")
-_OTHER_SUFFIXES = (".gguf", ".npz")
+_OTHER_SUFFIXES = (".npz",)
+_SUFFIXES = (*formats.WEIGHT_SUFFIXES, *_OTHER_SUFFIXES, dcp_metadata.SUFFIX)
 _MAX_ENTRIES, _MAX_DEPTH = 5000, 6
 # What the first bytes of files that people take for weights say, where no reader here knows more.
 _FIRST_BYTES = (
@@ -47,8 +48,6 @@ def read_any(path: Path) -> Header:
     if path.is_file() and not path.name.endswith(formats.INDEX_SUFFIX):
         with open_regular(path) as file:
             head = file.read(HEAD)
-        if head.startswith(gguf_header.MAGIC):
-            return gguf_header.read(path)
         if npz_header.sniff(path):
             return npz_header.read(path)
         if path.suffix not in formats.WEIGHT_SUFFIXES:
@@ -61,24 +60,20 @@ def _read_folder(folder: Path) -> Header:
     first = exists(folder / CONFIG_NAME)
     names = (*adapters, *formats.WEIGHT_NAMES) if first else (*formats.WEIGHT_NAMES, *adapters)
     inside = names_in(folder)
-    if not any(name in names or Path(name).suffix in formats.WEIGHT_SUFFIXES for name in inside):
+    named = any(name in names or Path(name).suffix in formats.WEIGHT_SUFFIXES for name in inside)
+    if not named and dcp_metadata.folder_of(folder) is None:
         others = [name for name in inside if Path(name).suffix in _OTHER_SUFFIXES]
         if len(others) == 1:
             return read_any(folder / others[0])
-        _point_elsewhere(folder, inside, others)
+        _point_elsewhere(folder, others)
     return formats.read_weights(folder, names)
 
 
-def _point_elsewhere(folder: Path, inside: list[str], others: list[str]) -> None:
+def _point_elsewhere(folder: Path, others: list[str]) -> None:
     """Refuse a folder without weights of its own, saying where they are, if they are anywhere."""
     name = show(folder.name)
     if others:
         raise InputError(f"the folder '{name}' holds several weights files ({listing(others)}). Name the one to read.")
-    if any(entry.endswith(".distcp") for entry in inside):
-        raise UnsupportedError(
-            f"the folder '{name}' is a distributed checkpoint of torch (DCP), which is not read. Convert it: "
-            "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
-        )
     below = list(dict.fromkeys(_folders_below(folder)))
     if below:
         raise InputError(f"the folder '{name}' holds no weights itself, but these do: {listing(below)}. Name one.")
@@ -95,7 +90,7 @@ def _folders_below(folder: Path) -> Iterator[str]:
         seen += len(entries)
         if seen > _MAX_ENTRIES:
             return
-        if place != folder and any(e.suffix in (*formats.WEIGHT_SUFFIXES, *_OTHER_SUFFIXES) for e in entries):
+        if place != folder and any(entry.suffix in _SUFFIXES for entry in entries):
             yield str(place.relative_to(folder))
         if depth < _MAX_DEPTH:
             waiting += [(entry, depth + 1) for entry in entries if entry.is_dir() and not entry.is_symlink()]
@@ -135,7 +130,9 @@ def refused_pickle(path: Path) -> tuple[int, str] | None:
         try:
             with open_regular(entry) as file:
                 pickled = pickle_header.sniff(file.read(HEAD))
-            if pickled:
+            if entry.name == dcp_metadata.NAME:
+                dcp_metadata.follow(entry.parent)
+            elif pickled:
                 pickle_header.read(entry)
         except UnsafeFileError as fault:
             return entry.stat().st_size, str(fault)

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 from spectra.errors import UnsupportedError
 from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS
+from spectra.loaders.adapters.unread import reason_against as reason_against_config
 from spectra.loaders.header import FLOATS
 from spectra.loaders.inspection.declared import Evidence, plain, scale
-from spectra.loaders.methods import DORA, FULL, LORA, TOKENS, Fate
+from spectra.loaders.methods import DORA, FULL, LORA, METHODS, TOKENS, Fate
+from spectra.loaders.quantization.declared import reason_against
 from spectra.text import listing, show
 
-READ_TYPES = ("LORA",)
+READ_TYPES = frozenset(name for method in METHODS if method.fate is Fate.READ for name in method.peft)
+COMPLETE = ("kohya", "diffusers", "cloneofsimo")  # files that say their scaling themselves
 MERGE = "merge it with its own library and diagnose the merged model as a full fine-tune"
 
 
@@ -20,15 +23,13 @@ def refusal(evidence: Evidence) -> str | None:
 
 def _container(evidence: Evidence) -> str | None:
     kind = evidence.header.container.partition(",")[0]
-    if kind in ("GGUF", "NumPy archive"):
+    if kind == "NumPy archive":
         return f"{kind} is not read as weights yet: give the same model as safetensors"
     return None
 
 
 def _packed(evidence: Evidence) -> str | None:
-    if evidence.packed is None:
-        return None
-    return f"it is packed by {evidence.packed}: give the unquantised checkpoint it was made from"
+    return reason_against(evidence.header.tensors, evidence.declared.model) if evidence.packed else None
 
 
 def _method(evidence: Evidence) -> str | None:
@@ -39,12 +40,12 @@ def _method(evidence: Evidence) -> str | None:
         return evidence.declared.foreign
     if method.fate is Fate.MERGE or (declared is not None and declared not in READ_TYPES):
         return f"{method.name} is not read yet: {MERGE}"
-    if method is not FULL and evidence.declared.peft is None:
+    if method is not FULL and evidence.declared.peft is None and method.kin not in COMPLETE:
         return "adapter_config.json is missing beside it, and with it the scale: give the adapter's whole folder"
-    styles = set(evidence.contents.methods) - {DORA, LORA, TOKENS}
+    styles = {style for style in evidence.contents.methods if declared not in style.peft} - {DORA, LORA, TOKENS}
     if declared is not None and styles:
         names = listing(style.name for style in styles)
-        return f"its tensors are named as {names}, not as PEFT names LoRA's: {MERGE}"
+        return f"its tensors are named as {names}, not as PEFT names those of {declared}: {MERGE}"
     return None
 
 
@@ -55,6 +56,9 @@ def _options(evidence: Evidence) -> str | None:
     for option, meaning in REFUSED_OPTIONS.items():
         if config.raw.get(option) not in (None, False, [], {}):
             return f"it {meaning}"
+    unread = reason_against_config(config.method, config.raw)
+    if unread is not None:
+        return unread.removesuffix(".")
     start = config.raw.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         convert = "save it with PEFT's path_initial_model_for_weight_conversion"
@@ -68,8 +72,8 @@ def _options(evidence: Evidence) -> str | None:
 
 def _contents(evidence: Evidence) -> str | None:
     if evidence.method is FULL:
-        matrices = [info for info in evidence.header.tensors.values() if len(info.shape) > 1 and info.dtype in FLOATS]
-        return None if matrices else "it holds no matrix of floating-point weights"
+        matrices = [info for info in evidence.header.tensors.values() if len(info.shape) > 1 and info.read_as in FLOATS]
+        return None if matrices or evidence.packed else "it holds no matrix of floating-point weights"
     if len(evidence.contents.adapters) > 1:
         return "several adapters lie in one file: save one a file"
     faulty = evidence.faulty()

@@ -35,7 +35,7 @@ def _names(evidence: Evidence) -> Iterator[str]:
 
 def _packed(evidence: Evidence) -> Iterator[str]:
     if evidence.packed:
-        yield f"weights are stored packed by {evidence.packed}: the bytes are not the weights"
+        yield f"weights are stored packed by {evidence.packed}: what is read of them is dequantised"
 
 
 def _method(evidence: Evidence) -> Iterator[str]:
