@@ -20,7 +20,7 @@ from spectra.loaders.adapters.config import CONFIG_NAME, read_raw
 from spectra.loaders.base import Base
 from spectra.loaders.files import exists, require_exists
 from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES
-from spectra.loaders.header import TensorInfo
+from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
 from spectra.loaders.source import TensorSource, open_source
 from spectra.text import listing, show
@@ -110,10 +110,14 @@ def _of_names(source: TensorSource, raw: Mapping[str, Any]) -> Inserted | None:
         return Inserted("bottleneck adapter", source, lambda base: _bottlenecks(source, base), _left(names, own))
     if any(_HUB_PREFIX.match(key) for key in names):
         return Inserted("prefix tuning (AdapterHub)", source, lambda base: _hub_prefix(source, base))
-    if len(names) == 1 and not raw and len(next(iter(names.values())).shape) == 2:
+    if len(names) == 1 and not raw and _is_matrix(next(iter(names.values()))):
         (key,) = names
         return Inserted("soft prompt (one bare matrix)", source, lambda base: _prompt(source, key, base))
     return None
+
+
+def _is_matrix(info: TensorInfo) -> bool:
+    return len(info.shape) == 2 and info.dtype in FLOATS
 
 
 def _left(names: Mapping[str, TensorInfo], used: set[str]) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,17 @@ def test_every_command_has_help_with_an_example(run, command):
     assert "Example:" in out
     assert f"spectra {command.name}" in out
     assert [option.name for option in command.params if isinstance(option, click.Option) and not option.help] == []
+
+
+def test_a_fleet_is_every_adapter_below_a_folder(run, models, tmp_path):
+    for name in ("user-0", "user-1"):
+        shutil.copytree(models / "lora", tmp_path / name)
+    code, out, err = run("compare", models / "base", "--fleet", tmp_path, "--json", "-")
+    assert code == 0, err
+    assert list(json.loads(out)["models"]) == ["user-0", "user-1"]
+    code, _, err = run("compare", models / "base", "--fleet", models / "base")
+    assert code == 2
+    assert "holds an adapter_config.json" in err
+    code, _, err = run("compare", models / "base", "--fleet", tmp_path, "--lora", f"user-0={models / 'lora'}")
+    assert code == 2
+    assert "given twice" in err
