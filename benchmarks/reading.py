@@ -64,7 +64,7 @@ def written(container: str, folder: Path, scale: int) -> Path:
         path = folder / f"{stem}-{shard + 1:05}-of-{shards:05}{suffix}"
         save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
         places |= dict.fromkeys(tensors, path.name)
-    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps({"weight_map": places}, sort_keys=True))
     return folder
 
 

@@ -164,6 +164,7 @@ def diagnose(
     initial: str | Path | None = None,
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
+    truncate: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure what fine-tuning did to every matrix it changed.
@@ -196,6 +197,8 @@ def diagnose(
         The alpha of an adapter whose file does not hold it.
     names : mapping
         From module names in the adapter to those in the base, where they are not the same.
+    truncate : int
+        Read every low-rank update at this rank, its first pieces alone, as DyLoRA (arXiv:2210.07558) trains them.
     progress : callable(done, total, key)
 
     Returns
@@ -237,6 +240,7 @@ def diagnose(
         initial=initial,
         alpha=alpha,
         names=names,
+        truncate=truncate,
         progress=progress,
     )
     return Report(**{field.name: getattr(found, field.name) for field in fields(found)})
@@ -285,6 +289,7 @@ def compare(
     initial: Mapping[str, str | Path] | None = None,
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
+    truncate: int | None = None,
     matrix: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -317,6 +322,7 @@ def compare(
         initials=initial,
         alpha=alpha,
         names=names,
+        truncate=truncate,
         matrix=matrix,
         progress=progress,
     )
@@ -340,6 +346,7 @@ def sweep(
     initial: str | Path | None = None,
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
+    truncate: int | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
     """Follow the intruders of every matrix as its update is scaled: `W0 + s dW`, from nothing to twice as trained.
@@ -393,6 +400,7 @@ def sweep(
         initial=initial,
         alpha=alpha,
         names=names,
+        truncate=truncate,
         progress=progress,
     )
     return Sweep(**{field.name: getattr(found, field.name) for field in fields(found)})

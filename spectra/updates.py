@@ -281,17 +281,11 @@ class Blocks:
     def size(self) -> int:
         return self.blocks.shape[0] * self.blocks.shape[1]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `R x` for columns x [size, k]."""
-        return self._applied(self.blocks, x)
-
     def less(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `(R - I) x`, without the cancellation of `R x - x`."""
-        return self._applied(self.blocks - torch.eye(self.blocks.shape[-1]).to(self.blocks), x)
-
-    def _applied(self, blocks: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return `(R - I) x` for columns x [size, k], without the cancellation of `R x - x`."""
+        blocks = (self.blocks - torch.eye(self.blocks.shape[-1]).to(self.blocks)).to(x.dtype)
         inside = x if self.order is None else x[self.order]
-        done = (blocks.to(x.dtype) @ inside.reshape(len(blocks), -1, x.shape[1])).reshape(x.shape)
+        done = (blocks @ inside.reshape(len(blocks), -1, x.shape[1])).reshape(x.shape)
         if self.order is None:
             return done
         out = torch.empty_like(done)

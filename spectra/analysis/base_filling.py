@@ -29,9 +29,9 @@ _COPIES = 8  # peak memory of one matrix in matrices of its size, measured at 15
 class FillPlan:
     """What filling will take at most; what the cache has already is neither made nor written again.
 
-    places : (key, expert's number) of the matrices to decompose, in base order; skipped : (key, reason) for every other tensor.
-    bytes : on disk (up to twice that where float16 will not do); memory : at the peak, in bytes; seconds :
-    predicted by the cost model for the device.
+    places : (key, expert's number) of the matrices to decompose, in base order; skipped : (key, reason) for every
+    other tensor. bytes : on disk (up to twice that where float16 will not do); memory : at the peak, in bytes;
+    seconds : predicted by the cost model for the device.
     """
 
     label: str

@@ -52,8 +52,9 @@ def alpha_pattern(
     bent = [row for row in rows if row.update_kind != LINEAR and row.key in alphas and factors.get(row.key, 1.0) < 1]
     if bent:
         raise UsageError(
-            f"the update of '{show(bent[0].key)}' is {bent[0].update_kind} (as that of DoRA or PiSSA): not all of it "
-            f"scales with alpha, so no alpha_pattern keeps {count(len(bent), 'matrix', 'matrices')} below the threshold."
+            f"the update of '{show(bent[0].key)}' is {bent[0].update_kind} (as that of DoRA or PiSSA): not all "
+            f"of it scales with alpha, so no alpha_pattern keeps {count(len(bent), 'matrix', 'matrices')} below the "
+            "threshold."
         )
     own = {module: alpha for modules in alphas.values() for module, alpha in modules.items()}
     share = dict.fromkeys(own, 1.0)

@@ -31,6 +31,7 @@ class Analysis:
     as_stored: bool
     alpha: float | None
     names: Path | None
+    truncate: int | None
     initial: Path | None = None
 
     def keywords(self) -> dict[str, Any]:
@@ -38,7 +39,7 @@ class Analysis:
 
     def reading(self) -> dict[str, Any]:
         """Return what `spectra.open_pairs` takes of it, of all matrices."""
-        taken = ("allow_unmatched", "as_stored", "alpha", "names", "initial")
+        taken = ("allow_unmatched", "as_stored", "alpha", "names", "truncate", "initial")
         return {name: value for name, value in self.keywords().items() if name in taken}
 
 
@@ -143,6 +144,7 @@ _ANALYSIS = (
         "--names", metavar="FILE", type=click.Path(path_type=Path),
         help="JSON: from module names in the adapter to those in the base, where they are not the same.",
     ),
+    click.option("--truncate", type=int, metavar="R", help="Read a DyLoRA adapter at rank R: its first R pieces."),
 )  # fmt: skip
 _INITIAL = click.option(
     "--initial", metavar="PATH", type=click.Path(path_type=Path),

@@ -15,7 +15,7 @@ from spectra.loaders.formats import ADAPTER_NAMES
 from spectra.loaders.gguf_header import file_type, quantised
 from spectra.loaders.gguf_names import Naming, naming_of
 from spectra.loaders.header import FLOATS, TensorInfo
-from spectra.loaders.matching import input_embedding, is_head, is_vocabulary
+from spectra.loaders.matching import input_embedding, is_head, is_vocabulary, plain
 from spectra.loaders.orientation import transposed_keys
 from spectra.loaders.pickle_header import unwrap_key
 from spectra.loaders.plan import Planned
@@ -25,11 +25,6 @@ from spectra.text import listing, show
 from spectra.updates import Dense, Storage, WeightPair
 
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "logits_proj")
-
-
-def storage_of(*infos: TensorInfo) -> Storage:
-    """Return what these tensors take on disk together."""
-    return Storage(infos[0].dtype, sum(info.parameters for info in infos), sum(info.bytes for info in infos))
 
 
 def share_of(info: TensorInfo, count: int) -> Storage:
@@ -72,9 +67,19 @@ class Base:
         """Whether this is a model in memory, whose weights come in the order of its own code."""
         return self.source.header.container == "memory" and "transposed_modules" in self.source.config
 
-    def name(self, key: str) -> str:
-        """Return the Hub's name of a weight, where its container has names of its own; else its key."""
-        return self.naming.name(key)
+    def name(self, key: str, index: int | None = None) -> str:
+        """Return the Hub's name of a weight, where its container has names of its own; else its key.
+
+        index : the expert's number in a stack, where the Hub has a weight an expert; without it a `#` stands there.
+        """
+        name = self.naming.name(key)
+        return name if index is None else name.replace("#", str(index))
+
+    def expert(self, key: str, module: str) -> int | None:
+        """Return which expert of a stack a module of the Hub's is, None where its name does not tell."""
+        front, mark, back = plain(self.name(key)).removesuffix(".weight").partition("#")
+        number = module[len(front) : len(module) - len(back)]
+        return int(number) if mark and module == front + number + back and number.isdecimal() else None
 
     def stack(self, key: str) -> Stack | None:
         """Return the stack of experts that a tensor is, None for any other."""
@@ -211,7 +216,8 @@ def plan_replaced(base: Base, key: str, tuned: TensorSource, tuned_key: str) -> 
     before, after, stack = base.tensors[key], tuned.header.tensors[tuned_key], base.stack(key)
     whole = base.layout(key)
     other = whole if stack else base.layout_in(tuned, key, tuned_key)
-    shapes = (before.shape, after.shape) if whole.kind == other.kind else (whole.shape, other.shape)
+    turned = whole.kind != other.kind and len(before.shape) == len(after.shape)  # one matrix, stored in two layouts
+    shapes = (whole.shape, other.shape) if turned else (before.shape, after.shape)
     rows, note = common_rows(base.name(key), *shapes, "the tuned weight")
     cut = rows if note else None
     notes = tuple(said for said in (note, stack and stack.note, _rounded(before, after)) if said)
@@ -229,7 +235,7 @@ def plan_replaced(base: Base, key: str, tuned: TensorSource, tuned_key: str) -> 
             base_storage=base.storage(key),
             update_storage=share_of(after, len(indices)),
             index=index,
-            name=base.name(key),
+            name=base.name(key, index),
             notes=notes,
         )
 

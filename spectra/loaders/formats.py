@@ -43,7 +43,7 @@ class Container:
 # is a zip archive too.
 CONTAINERS = (
     Container("safetensors", safetensors_header.sniff, safetensors_header.read),
-    Container("NumPy archive", npz_header.begins, npz_header.read),
+    Container("NumPy archive", npz_header.begins, npz_header.read_weights),
     Container("torch pickle", pickle_header.sniff, pickle_header.read),
     Container("GGUF", gguf_header.sniff, gguf_shards.read),
 )

@@ -12,6 +12,7 @@ from spectra.loaders.matching import find_prefix, plain
 from spectra.loaders.methods import FULL, Fate, recognise
 from spectra.loaders.plan import Plan, TunedInfo
 from spectra.loaders.quantization.unpack import unpacked
+from spectra.loaders.restacked import restacked
 from spectra.loaders.source import Model, open_source
 from spectra.text import listing, show
 
@@ -25,11 +26,13 @@ def plan_full(model: Model, base: Base) -> Plan:
     tuned = unpacked(open_source(weights_in(model)), "tuned checkpoint")
     names = tuned.header.tensors
     plan = Plan(_info(tuned.label, names), tuned)
-    placed = _place(plan, base)
-    faults, used = Disagreements(tuned.label, base.source.label), set(placed.values())
+    found = _found(plan, base)
+    placed, stacks = _place(found, base), _stacks(found, base)
+    used = {*placed.values(), *(name for experts in stacks.values() for name in experts)}
+    faults = Disagreements(tuned.label, base.source.label)
     strange = {key: info for key, info in names.items() if key not in used}
     _refuse_adapter(strange, tuned.label)
-    if not any(base.reason_against(key) is None for key in placed):
+    if not any(base.reason_against(key) is None for key in (*placed, *stacks)):
         same = next((key for key in base.tensors if key in names and len(base.tensors[key].shape) > 1), None)
         if same is not None:
             raise MatchError(f"'{show(same)}' of the base cannot be analysed: {base.reason_against(same)}.")
@@ -38,7 +41,10 @@ def plan_full(model: Model, base: Base) -> Plan:
         faults.add_unmatched(_matrices(names), _analysable(base), skippable=False)
     for key in base.tensors:
         with faults.collected():
-            _plan_key(key, placed, base, plan)
+            if key in stacks and base.reason_against(key) is None:
+                _plan_stack(key, stacks[key], base, plan)
+            else:
+                _plan_key(key, placed, base, plan)
     faults.raise_any()
     for key, info in strange.items():
         plan.skip(key, _why_strange(key, info, base))
@@ -46,22 +52,47 @@ def plan_full(model: Model, base: Base) -> Plan:
     return plan
 
 
-def _place(plan: Plan, base: Base) -> dict[str, str]:
-    """Return the tuned name of every base name that the tuned side has."""
+def _found(plan: Plan, base: Base) -> dict[str, str]:
+    """Return the tuned key of every tensor by the name that it has in the base's spelling."""
     names, theirs = plan.source.header.tensors, naming_of(plan.source.header)
     require_comparable(base.naming, theirs)
-    homes = {plain(base.name(key)): key for key in base.tensors}
     spelled = {key: plain(theirs.name(key)) for key in names}
-    matrices, analysable = [spelled[key] for key in _matrices(names)], map(plain, map(base.name, _analysable(base)))
-    rule = find_prefix(matrices, list(analysable), f"'{show(plan.source.label)}'")
+    matrices = [spelled[key] for key in _matrices(names)]
+    analysable = [plain(base.name(key, index)) for key in _analysable(base) for index in base.indices(key)]
+    rule = find_prefix(matrices, analysable, f"'{show(plan.source.label)}'")
     if rule.strip or rule.add:
         plan.notes.append(f"the tuned names match the base {rule}")
-    found = {rule(name): key for key, name in spelled.items() if name.startswith(rule.strip)}
+    return {rule(name): key for key, name in spelled.items() if name.startswith(rule.strip)}
+
+
+def _place(found: Mapping[str, str], base: Base) -> dict[str, str]:
+    """Return the tuned key of every base key that the tuned side has."""
+    homes = {plain(base.name(key)): key for key in base.tensors}
     placed = {homes[name]: key for name, key in found.items() if name in homes}
     for key, info in base.tensors.items():
         if info.alias is not None and info.alias not in placed and key in placed:
             placed[info.alias] = placed.pop(key)  # the tuned side keeps a shared weight under another of its names
     return placed
+
+
+def _stacks(found: Mapping[str, str], base: Base) -> dict[str, tuple[str, ...]]:
+    """Return the tuned keys of the experts that are a stack in the base and tensors of their own on the tuned side."""
+    stacks = {}
+    for key in base.tensors:
+        names = [plain(base.name(key, index)) for index in base.indices(key)] if "#" in base.name(key) else []
+        if names and all(name in found for name in names):
+            stacks[key] = tuple(found[name] for name in names)
+    return stacks
+
+
+def _plan_stack(key: str, experts: tuple[str, ...], base: Base, plan: Plan) -> None:
+    together = restacked(plan.source, key, experts)
+    info = together.header.tensors[key]
+    if info.read_as not in FLOATS:
+        plan.skip(key, _no_float(info.dtype))
+        return
+    for planned in plan_replaced(base, key, together, key):
+        plan.add(planned)
 
 
 def _matrices(names: Mapping[str, TensorInfo]) -> list[str]:
@@ -81,12 +112,16 @@ def _plan_key(key: str, placed: Mapping[str, str], base: Base, plan: Plan) -> No
     reason = base.unfit(key) if untied else base.reason_against(key)
     reason = reason or head_of_other_size(key, base.tensors[key].shape, names[tuned_key].shape)
     if reason is None and names[tuned_key].read_as not in FLOATS:
-        reason = f"stored as {names[tuned_key].dtype} in the tuned checkpoint: not a floating-point weight"
+        reason = _no_float(names[tuned_key].dtype)
     if reason is not None:
         plan.skip(key, reason)
         return
     for planned in plan_replaced(base, key, plan.source, tuned_key):
         plan.add(planned)
+
+
+def _no_float(dtype: str) -> str:
+    return f"stored as {dtype} in the tuned checkpoint: not a floating-point weight"
 
 
 def _why_strange(key: str, info: TensorInfo, base: Base) -> str:
@@ -102,8 +137,10 @@ def _refuse_adapter(strange: Mapping[str, TensorInfo], label: str) -> None:
         return
     example = next((key for key, info in strange.items() if len(info.shape) > 1), next(iter(strange)))
     remedy = "Merge it with its own library and diagnose the merged model as a full fine-tune."
-    if any(method.fate is Fate.READ for method in methods):
-        remedy = "Give the folder that its library wrote (of PEFT: save_pretrained): what is beside says alpha and r."
+    if any(method.fate is Fate.READ and method.kin == "peft" for method in methods):
+        remedy = "Give the folder that PEFT's save_pretrained wrote: its adapter_config.json says alpha and r."
+    elif any(method.fate is Fate.READ for method in methods):
+        remedy = "Give its file or folder by its path."
     elif all(method.fate is Fate.NONE for method in methods):
         remedy = "It has no weight update to analyse."
     raise UnsupportedError(

@@ -3,12 +3,14 @@
 None of it is proof: names are copied, moved and shortened. So it is noted, and nothing is refused for it.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+from spectra.loaders.header import FLOATS
 from spectra.loaders.source import TensorSource
-from spectra.text import show
+from spectra.text import count, show
 
 # What a fine-tune leaves as it was; the name that GPT-2 and its relatives have for it second.
 _BUILT = (
@@ -27,7 +29,7 @@ def doubts(base: TensorSource, tuned: TensorSource, named: str | None = None) ->
     """
     if named is None and tuned.header.container != "memory":
         named = tuned.config.get("_name_or_path")
-    return [*_other_name(base, named), *_built_otherwise(base, tuned)]
+    return [*_other_name(base, named), *_built_otherwise(base, tuned), *_stored_otherwise(base, tuned)]
 
 
 def _other_name(base: TensorSource, named: Any) -> list[str]:
@@ -58,6 +60,17 @@ def _built_otherwise(base: TensorSource, tuned: TensorSource) -> list[str]:
                 f"config.json: {names[0]} is {show(before, 40)} in the base and {show(after, 40)} in the tuned model"
             )
     return notes
+
+
+def _stored_otherwise(base: TensorSource, tuned: TensorSource) -> list[str]:
+    """Say where one name has two floating-point types: rounding, or a header that declares the wrong one."""
+    names, other = base.header.tensors, tuned.header.tensors
+    types = Counter((info.dtype, other[key].dtype) for key, info in names.items() if key in other)
+    return [
+        f"{count(number, 'tensor')} stored as {before} in the base, as {after} in the tuned model"
+        for (before, after), number in types.items()
+        if before != after and before in FLOATS and after in FLOATS
+    ]
 
 
 def _of(config: Mapping[str, Any], names: tuple[str, ...]) -> str | int | None:

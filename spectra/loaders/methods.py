@@ -237,7 +237,13 @@ OTHERS = (
     Method("textual inversion", r"^(?:<[^<>]*>|\*|emb_params|clip_[lg])$", Fate.NONE, "inversion"),
 )
 TOKENS = _peft("TRAINABLE_TOKENS", "trainable tokens", r"trainable_tokens_delta$", Fate.READ)
-LORALIB = Method("LoRA (loralib)", PLAIN + r"(?:(?P<down>lora_A)|(?P<up>lora_B))$", Fate.READ, kin="loralib")
+LORALIB = Method(
+    "LoRA (loralib)",
+    PLAIN + r"(?:(?P<down>lora_A)|(?P<up>lora_B))$",
+    Fate.READ,
+    kin="loralib",
+    product=False,  # its MergedLinear stores the factors of several blocks under the same names
+)
 METHODS: tuple[Method, ...] = (*ADAPTER_HUB, *PEFT, *OTHERS, DORA, LORALIB, LORA, TOKENS, *LYCORIS)
 
 BARE_PROMPT = Method("soft prompt (one bare matrix)", "^$", Fate.NONE)

@@ -20,6 +20,7 @@ from spectra.text import show
 
 MAGIC = b"\x93NUMPY"
 MAX_MEMBERS, MAX_HEAD, MAX_DIMENSIONS, MAX_RATIO = 100_000, 10_000, 64, 100
+_HARMLESS = 2**26
 _NAME = 30  # where the name of a zip archive's first member begins
 _KINDS = {
     "f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "i2": "int16", "i4": "int32",
@@ -53,7 +54,7 @@ def read(path: Path) -> Header:
     """Read the names, dtypes and shapes of an .npz file.
 
     Raises FormatError for a truncated archive and for a member whose header disagrees with its size,
-    UnsafeFileError for arrays of Python objects and for members that unpack to a multiple of the file.
+    UnsafeFileError for arrays of Python objects.
     """
     size, name = require_regular(path), show(path.name)
     digest = hashlib.sha256()
@@ -63,8 +64,6 @@ def read(path: Path) -> Header:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS:
                 raise FormatError(f"{name} has {len(members)} members, over the limit of {MAX_MEMBERS}.")
-            if sum(member.file_size for member in members) > MAX_RATIO * size:
-                raise UnsafeFileError(f"{name} unpacks to more than {MAX_RATIO} times its size: it is not opened.")
             for member in members:
                 key = member.filename.removesuffix(".npy")
                 where = f"{name}: array '{show(key)}'"
@@ -78,6 +77,17 @@ def read(path: Path) -> Header:
             raise
         raise FormatError(f"{name} is truncated or damaged: {show(fault)}. Download it again.") from None
     return Header("NumPy archive", (FileRecord(path.name, size, digest.hexdigest()),), tensors)
+
+
+def read_weights(path: Path) -> Header:
+    """Read the header of an archive whose arrays will be read: one that packs much into little is refused.
+
+    Raises UnsafeFileError for it, and what `read` raises.
+    """
+    header = read(path)
+    if header.bytes > max(MAX_RATIO * sum(record.bytes for record in header.files), _HARMLESS):
+        raise UnsafeFileError(f"{show(path.name)} unpacks to over {MAX_RATIO} times its size: it is not opened.")
+    return header
 
 
 def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> bytes:

@@ -16,6 +16,7 @@ class Reading(TypedDict, total=False):
     initial: str | Path | None
     alpha: float | None
     names: Mapping[str, str] | None
+    truncate: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class ReadOptions:
     allow_unmatched : list tensors that match nothing as skipped instead of refusing. as_stored : read an adapter
     whose initialisation changed the base as plain factors, and say so on every output. initial : the adapter as it
     was before training, whose factors are subtracted. alpha : the alpha of files that have none. names : from a
-    module name in the file to one in the base, where they are not the same.
+    module name in the file to one in the base, where they are not the same. truncate : read a DyLoRA adapter at this
+    one of the ranks it was trained for.
     """
 
     allow_unmatched: bool = False
@@ -33,3 +35,4 @@ class ReadOptions:
     initial: Path | None = None
     alpha: float | None = None
     names: Mapping[str, str] = field(default_factory=dict)
+    truncate: int | None = None

@@ -112,6 +112,7 @@ def open_pairs(
     initial: str | Path | None = None,
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
+    truncate: int | None = None,
 ) -> Pairs:
     """Open a base and a tuned model as weight pairs, without building either model.
 
@@ -132,6 +133,8 @@ def open_pairs(
         The alpha of files that do not hold one.
     names : mapping
         From module names in the file to those in the base, where a trainer invented its own.
+    truncate : int
+        Read every low-rank update at this rank, its first pieces alone, as DyLoRA trains them.
 
     Raises
     ------
@@ -139,7 +142,8 @@ def open_pairs(
         Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
     """
     opened = open_base(base)
-    options = ReadOptions(allow_unmatched, as_stored, Path(initial) if initial else None, alpha, dict(names or {}))
+    start = Path(initial) if initial else None
+    options = ReadOptions(allow_unmatched, as_stored, start, alpha, dict(names or {}), truncate)
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}: it must be a finite number.")
     if as_stored and initial:

@@ -8,12 +8,15 @@ import json
 import pickle
 import struct
 import sys
+import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
 import torch
 from readers import READERS
 from safetensors.torch import save
+from torch.distributed import checkpoint
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.arange(8).half().reshape(4, 2)}
 F32 = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -74,6 +77,13 @@ def _gguf(pairs: bytes, n_pairs: int, tensors: bytes, n_tensors: int, data: int,
 
 def _record(name: str, extents: tuple[int, ...], kind: int, offset: int) -> bytes:
     return _text(name) + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, kind, offset)
+
+
+def _dcp() -> bytes:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a checkpoint written by one process, as it is meant to be
+        checkpoint.save({"a": torch.ones(2, 3), "n": torch.ones(4).half()}, checkpoint_id=folder, no_dist=True)
+        return (Path(folder) / ".metadata").read_bytes()
 
 
 ARCHITECTURE = _text("general.architecture") + struct.pack("<I", 8) + _text("llama")
@@ -156,6 +166,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         _gguf(_text("k") + struct.pack("<IIQ", 9, 8, 2**60), 1, b"", 0, 0),
         _gguf(b"", 0, _record("t", (1, 1, 1, 1, 1), 0, 2**40), 1, 32),
     ),
+    "dcp": (_dcp(), b"\x80\x02cos\nsystem\n.", b"\x80\x04}."),
     "inspected": (
         _header({"peft_type": "LORA", "r": 1, "lora_alpha": 2}) + b"\0" + _header(LORA),
         _header({"fine_tune_type": "lora", "lora_parameters": {"rank": 1, "scale": 2.0}}) + b"\0"
@@ -163,7 +174,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b"{}\0" + _header({key.replace("q.lora_A", "lora_unet_q.lora_down").replace("q.lora_B", "lora_unet_q.lora_up"): entry for key, entry in LORA.items()}),
     ),
 }  # fmt: skip
-assert SEEDS.keys() == READERS.keys()
+assert sorted(SEEDS) == sorted(READERS)
 
 
 def seeds() -> dict[str, bytes]:

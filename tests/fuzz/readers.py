@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spectra.errors import SpectraError
-from spectra.loaders import formats, gguf_header, npz_header, strict_json
+from spectra.loaders import dcp_metadata, formats, gguf_header, npz_header, strict_json
 from spectra.loaders.adapters.config import read_config
 from spectra.loaders.adapters.patterns import matches
 from spectra.loaders.inspection.inspect import inspect
@@ -87,6 +87,15 @@ def _gguf(folder: Path, content: bytes) -> None:
     gguf_header.read(_put(folder, "w.gguf", content))
 
 
+def _dcp(folder: Path, content: bytes) -> None:
+    """The metadata of a distributed checkpoint, beside one file of eight kilobytes."""
+    inside = folder / "dcp"
+    inside.mkdir(exist_ok=True)
+    _put(inside, "__0_0.distcp", bytes(8192))
+    _put(inside, ".metadata", content)
+    dcp_metadata.read(inside)
+
+
 def _inspected(folder: Path, content: bytes) -> None:
     """A folder as `spectra inspect` sees it: tensors of an adapter named by the header given, beside a configuration."""
     config, _, header = content.partition(b"\0")
@@ -110,6 +119,7 @@ READERS: dict[str, Callable[[Path, bytes], None]] = {
     "npy": _npy,
     "gguf": _gguf,
     "inspected": _inspected,
+    "dcp": _dcp,
 }
 
 

@@ -116,7 +116,7 @@ def test_a_hostile_name_is_clean_in_every_refusal(tmp_path, craft, name):
     bad.append(craft.adapter(tmp_path / "p", craft.factors(("q",), m=8, n=8), init_lora_weights="pissa" + name))
     bad.append(craft.adapter(tmp_path / "e", craft.factors(("q",), m=8, n=8), rank_pattern={"(" + name: 4}))
     bad.append(craft.adapter(tmp_path / "r", craft.factors(("q",), m=8, n=8), r=name))
-    bad.append(craft.model(tmp_path / "k", {key: torch.zeros(8, 8, dtype=torch.int8), f"{name}.SCB": torch.ones(8)}))
+    bad.append(craft.model(tmp_path / "k", {key: torch.zeros(8, 8, dtype=torch.int8), f"{name}.SCB": torch.ones(5)}))
     for tuned in bad:
         with pytest.raises(SpectraError) as caught:
             for _ in open_pairs(good, tuned):

@@ -415,6 +415,21 @@ def test_a_granite_stack_goes_by_another_name_in_memory(tmp_path):
     require_right(tmp_path, {renamed(key): value for key, value in truth.items()})
 
 
+def test_what_experts_had_before_training_is_subtracted(tmp_path):
+    truth = made(tmp_path / "after", FUSED)
+    made(tmp_path / "before", FUSED)
+    path = tmp_path / "before" / "adapter" / "adapter_model.safetensors"
+    save_file({key: value.flip(0).contiguous() for key, value in load_file(path).items()}, path)
+    with open_pairs(tmp_path / "before" / "base", tmp_path / "before" / "adapter") as pairs:
+        started = {(pair.key, pair.index): pair.to_stored(pair.update.dense()) for pair in pairs}
+    base, adapter = tmp_path / "after" / "base", tmp_path / "after" / "adapter"
+    with open_pairs(base, adapter, initial=tmp_path / "before" / "adapter") as pairs:
+        for pair in pairs:
+            expected = truth[pair.key] if pair.index is None else truth[pair.key][pair.index]
+            expected = expected.float() - started[pair.key, pair.index]
+            torch.testing.assert_close(pair.to_stored(pair.update.dense()), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     alike = {"one": (E, 6, WIDTH), "two": (E, 6, WIDTH)}
     made(tmp_path / "a", alike, targets=["experts.one", "experts.two"])
@@ -497,7 +512,8 @@ def test_models_are_compared_expert_by_expert(tmp_path):
         ]
     zero = [row.index for row in found.models["full"].rows if row.key == UP and row.status == "zero_update"]
     assert zero == [0, 2]
-    assert found.to_html().count(f"{UP}[1]") >= 1
+    page = found.to_html()
+    assert all(f"{key}[{number}]" in page for key in (UP, DOWN) for number in range(E))
     with pytest.raises(UsageError, match="Did you mean"):
         spectra.compare(base, {"lora": adapter}, matrix=f"{UP}[7]")
     result = CliRunner().invoke(cli, ["compare", str(base), "--lora", f"a={adapter}", "--matrix", f"{UP}[2]"])

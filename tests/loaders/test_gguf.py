@@ -386,6 +386,51 @@ def test_experts_are_read_one_by_one(tmp_path, kind):
         assert pair.base_storage.parameters == 8 * 32
 
 
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("llama", "model.layers.0.block_sparse_moe.experts.{}.w3"),
+        ("qwen2moe", "model.layers.0.mlp.experts.{}.up_proj"),
+        ("qwen3moe", "model.layers.0.mlp.experts.{}.up_proj"),
+    ],
+)
+def test_experts_of_the_hub_find_their_place_in_a_stack(tmp_path, architecture, names):
+    stack, gate = draw(3, 8, 32), draw(3, 32)
+    file = write(
+        tmp_path / "m.gguf", architecture, {"blk.0.ffn_up_exps.weight": stack, "blk.0.ffn_gate_inp.weight": gate}
+    )
+    tuned = {f"{names.format(number)}.weight": stack[number] + number + 1 for number in range(3)}
+    with open_pairs(file, tuned) as pairs:
+        found = list(pairs)
+        assert dict(pairs.skipped) == {"blk.0.ffn_gate_inp.weight": "not in the tuned checkpoint"}
+    assert [(pair.key, pair.index, pair.name) for pair in found] == [
+        ("blk.0.ffn_up_exps.weight", number, f"{names.format(number)}.weight") for number in range(3)
+    ]
+    for number, pair in enumerate(found):
+        torch.testing.assert_close(pair.update.dense(), torch.full((8, 32), number + 1.0))
+    adapter, true = lora(tmp_path / "a", {names.format(number): (8, 32) for number in (2, 0)})
+    with open_pairs(file, adapter) as pairs:
+        found = {pair.index: pair for pair in pairs}
+    assert found.keys() == {0, 1, 2}
+    for number in (0, 2):
+        torch.testing.assert_close(found[number].update.dense(), true[f"{names.format(number)}.weight"])
+    assert not found[1].update.dense().any()
+
+
+def test_experts_that_are_not_all_there_or_differ_are_said(tmp_path):
+    file = write(
+        tmp_path / "m.gguf", "llama", {"blk.0.ffn_up_exps.weight": draw(3, 8, 32), "token_embd.weight": draw(9, 32)}
+    )
+    names = [f"model.layers.0.block_sparse_moe.experts.{number}.w3.weight" for number in range(3)]
+    tuned = {name: draw(8, 32, seed=place) for place, name in enumerate(names)}
+    tuned["model.embed_tokens.weight"] = draw(9, 32)
+    with open_pairs(file, {name: value for name, value in tuned.items() if name != names[1]}) as pairs:
+        assert pairs.keys == ("token_embd.weight",)
+        assert dict(pairs.skipped).keys() == {"blk.0.ffn_up_exps.weight", names[0], names[2]}
+    with pytest.raises(MatchError, match=r"experts\.1\.w3\.weight' is \[8, 31\], unlike the experts beside it"):
+        open_pairs(file, {**tuned, names[1]: draw(8, 31)})
+
+
 def test_experts_of_old_files_are_tensors_of_their_own(tmp_path):
     file = write(tmp_path / "m.gguf", "llama", {"blk.0.ffn_up.2.weight": draw(8, 32)})
     tuned = {"model.layers.0.block_sparse_moe.experts.2.w3.weight": draw(8, 32, seed=3)}

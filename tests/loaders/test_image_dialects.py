@@ -304,6 +304,16 @@ def test_every_parameterisation_is_its_definition(tmp_path, name):
         require_law(pair.update)
 
 
+def test_glora_on_a_wide_convolution_stays_in_factors(tmp_path):
+    base = weights({"wide": (40, 12, 3)})
+    saved(tmp_path / "base" / "model.safetensors", base)
+    parts, dW = glora(base["wide.weight"].double())
+    adapter = saved(tmp_path / "x.safetensors", {f"lycoris_wide.{part}": value for part, value in parts.items()})
+    pair = read(tmp_path / "base", adapter)[0]["wide.weight"]
+    assert (pair.update.kind, pair.allotted, pair.update.factors[0].shape) == ("low rank", 8, (40, 8))
+    torch.testing.assert_close(pair.to_stored(pair.update.dense()).double(), dW, rtol=1e-5, atol=1e-4)
+
+
 def test_several_parameterisations_in_one_file_are_each_read(tmp_path):
     base = weights()
     saved(tmp_path / "base" / "model.safetensors", base)
@@ -724,6 +734,7 @@ def test_patterns_and_rs_lora_of_the_metadata_are_followed(tmp_path, attention):
     for name, scaling in zip(modules, (10 / 2**0.5, 4 / 2**0.5), strict=True):
         torch.testing.assert_close(pairs[f"{name}.weight"].update.dense(), scaling * true[name])
     assert opened.info.alphas == (4.0, 10.0)
+    assert opened.info.scalings == pytest.approx((4 / 2**0.5, 10 / 2**0.5))
 
 
 def test_without_any_alpha_the_scaling_is_one_and_said_so(tmp_path, attention):
@@ -899,7 +910,7 @@ def test_the_list_of_a_pickle_has_the_same_numbers(tmp_path):
 
 def test_text_encoders_are_counted_by_the_order_of_their_class(tmp_path):
     leaves = ("k_proj", "v_proj", "q_proj", "out_proj")
-    shapes = {f"text_model.encoder.layers.{layer}.self_attn.{leaf}": (8, 8) for layer in (0, 1, 10) for leaf in leaves}
+    shapes = {f"text_model.encoder.layers.{layer}.self_attn.{leaf}": (8, 8) for layer in (0, 2, 10) for leaf in leaves}
     base = pipeline(tmp_path / "base", {"text_encoder": (weights(shapes), CLIP)})
     path, true = numbered(tmp_path / "x.safetensors", shapes, ["CLIPAttention"], "text_encoder")
     pairs, _ = read(base, path)

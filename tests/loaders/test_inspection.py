@@ -61,7 +61,7 @@ DIALECTS = {
     "merged linear": (
         {f"{P}.lora_A.weight": (8, 16), f"{P}.lora_B.weight": (32, 4, 1)},
         {**LORA_CONFIG, "enable_lora": [True, False, True]},
-        "LoRA, MergedLinear of PEFT 0.2 (enable_lora)", (8,), (2.0,), False,
+        "LoRA, MergedLinear of PEFT 0.2 (enable_lora)", (8,), (2.0,), True,
     ),
     "lora-xs": ({**LORA, f"{P}_lora_latent_mapping.weight": (4, 4)}, LORA_CONFIG, "LoRA-XS", (4,), (2.0,), True),
     "adalora": (
@@ -102,11 +102,11 @@ DIALECTS = {
         None, "LoRA (diffusers, old)", (4,), (), True,
     ),
     "cloneofsimo": ({"unet:0:down": (4, 16), "unet:0:up": (24, 4)}, None, "LoRA (cloneofsimo)", (4,), (), True),
-    "mlx": ({"model.layers.2.self_attn.q_proj.lora_a": (16, 4), "model.layers.2.self_attn.q_proj.lora_b": (4, 24)}, mlx(rank=4, scale=10.0), "LoRA (MLX)", (4,), (10.0,), False),
+    "mlx": ({"model.layers.2.self_attn.q_proj.lora_a": (16, 4), "model.layers.2.self_attn.q_proj.lora_b": (4, 24)}, mlx(rank=4, scale=10.0), "LoRA (MLX)", (4,), (10.0,), True),
     "torchtune": ({"layers.2.attn.q_proj.lora_a.weight": (4, 16), "layers.2.attn.q_proj.lora_b.weight": (24, 4)}, None, "LoRA (torchtune)", (4,), (), False),
     "adapterhub lora": (
         {"bert.encoder.layer.1.attention.self.query.loras.task.lora_A": (4, 16), "bert.encoder.layer.1.attention.self.query.loras.task.lora_B": (24, 4)},
-        {**HUB, "config": {"architecture": "lora", "alpha": 6, "r": 4}}, "LoRA family (AdapterHub)", (4,), (1.5,), False,
+        {**HUB, "config": {"architecture": "lora", "alpha": 6, "r": 4}}, "LoRA family (AdapterHub)", (4,), (1.5,), True,
     ),
     "adapterhub bottleneck": (
         {"bert.encoder.layer.1.output.adapters.task.adapter_down.0.weight": (6, 24), "bert.encoder.layer.1.output.adapters.task.adapter_up.weight": (24, 6)},
@@ -764,7 +764,7 @@ def test_nothing_heavy_is_imported(tmp_path):
 REAL = {
     "adapters/ckpt_series/smollm135m_med_100ep/checkpoint-500": ("LoRA (PEFT)", (16,), (2.0,), 60, True),
     "adapters/mlx/hungphamdinh_1d4afc57f": ("LoRA (MLX)", (4,), (), 32, False),
-    "adapters/mlx/wyek1n_qwen05b/0000100_adapters.safetensors": ("LoRA (MLX)", (8,), (10.0,), 8, False),
+    "adapters/mlx/wyek1n_qwen05b/0000100_adapters.safetensors": ("LoRA (MLX)", (8,), (10.0,), 8, True),
     "adapters/non_lora/adapterhub_adapter1": ("bottleneck adapter (AdapterHub)", (), (), 12, False),
     "adapters/non_lora/finegates_roberta": ("FineGates (PEFT)", (), (), 0, True),
     "adapters/non_lora/ia3_mt0_large": ("IA3 (PEFT)", (), (), 0, True),
@@ -781,7 +781,7 @@ REAL = {
     ),
     "adapters/non_lora/unilora_roberta": ("UniLoRA (PEFT)", (), (), 0, False),
     "adapters/peft/bert_base_seqcls": ("LoRA (PEFT)", (8,), (4.0,), 24, True),
-    "adapters/peft/bloom560m_merged_linear": ("LoRA, MergedLinear of PEFT 0.2 (enable_lora)", (16,), (2.0,), 24, False),
+    "adapters/peft/bloom560m_merged_linear": ("LoRA, MergedLinear of PEFT 0.2 (enable_lora)", (16,), (2.0,), 24, True),
     "adapters/peft/distilbert_imdb": ("LoRA (PEFT)", (8,), (2.0,), 12, True),
     "adapters/peft/gpt2_ironhack_r4_a1_d0.05_e1": ("LoRA (PEFT)", (4,), (0.25,), 36, True),
     "adapters/peft/gpt2_thesotti_bin": ("LoRA (PEFT)", (8,), (4.0,), 24, True),

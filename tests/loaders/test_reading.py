@@ -91,8 +91,8 @@ def test_entries_smaller_than_a_byte_are_refused_by_name(tmp_path):
 
 
 def opened_files(folder):
-    links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
-    return [link for link in links if link.is_symlink() and os.readlink(link).startswith(str(folder))]
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return [link for link in links if str(link.readlink()).startswith(str(folder))]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")

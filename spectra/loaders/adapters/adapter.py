@@ -59,6 +59,7 @@ def homes(base: Base) -> Mapping[str, str]:
                 known.setdefault(name.removesuffix(suffix), key)
         for index in base.indices(key):
             known.setdefault(numbered(plain(base.name(key)), index), key)
+            known.setdefault(plain(base.name(key, index)).removesuffix(".weight"), key)
     return known
 
 

@@ -170,10 +170,11 @@ def _config(found: Found) -> AdapterConfig:
         raise UnsupportedError(
             f"{CONFIG_NAME} is that of the AdapterHub library ({show(kind)}{gated}), which this version does not read."
         )
-    if inner.get("composition_mode") not in ("add", "scale"):
-        raise FormatError(f"{CONFIG_NAME}: composition_mode must be 'add' or 'scale'.")
+    mode = inner.get("composition_mode", "add")
+    if mode not in ("add", "scale"):
+        raise FormatError(f"{CONFIG_NAME}: composition_mode is {show(repr(mode), 40)}; it must be 'add' or 'scale'.")
     base, r = found.raw.get("model_name"), rank_in(inner, "r", 8)
-    if inner["composition_mode"] == "scale" and r > 1:
+    if mode == "scale" and r > 1:
         raise UnsupportedError(f"{CONFIG_NAME}: (IA)3 of AdapterHub has r = 1, this one {r}.")
     return AdapterConfig(
         method="LORA",

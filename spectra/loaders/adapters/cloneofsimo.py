@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from spectra.errors import FormatError, MatchError, UnsupportedError
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
 from spectra.loaders.adapters.contents import Contents, Module
-from spectra.loaders.adapters.image_names import placed
 from spectra.loaders.adapters.family import Fit
+from spectra.loaders.adapters.image_names import placed
 from spectra.loaders.adapters.lora import LORA, fits
 from spectra.loaders.adapters.stored_scales import StoredScales
 from spectra.loaders.base import Base

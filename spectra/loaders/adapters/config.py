@@ -13,6 +13,7 @@ from spectra.loaders.files import exists
 from spectra.text import show
 
 CONFIG_NAME = "adapter_config.json"
+LORALIB_SETTINGS, LORMA_SETTINGS = "train_args.json", "lorma_args.json"  # beside files that say nothing themselves
 _LARGEST = 1e30
 # Options of LoRA that change what dW is. Reading such a file as plain LoRA would be wrong without a word.
 REFUSED_OPTIONS = {
@@ -151,12 +152,7 @@ def number_in(raw: Mapping[str, Any], name: str, otherwise: float) -> float:
 
 def _of_another_library(raw: Mapping[str, Any]) -> InputError:
     """Return the error for a configuration that PEFT did not write, naming who did where that can be told."""
-    kind, inner = raw.get("fine_tune_type"), raw.get("config")
-    if isinstance(kind, str):
-        return UnsupportedError(
-            f"{CONFIG_NAME} is that of MLX ({show(kind)}), which this version does not read. "
-            "Fuse it with mlx_lm.fuse and diagnose the fused model as a full fine-tune."
-        )
+    inner = raw.get("config")
     if isinstance(inner, Mapping) and "model_class" in raw:
         kind = inner.get("architecture") or "bottleneck adapter"
         return UnsupportedError(

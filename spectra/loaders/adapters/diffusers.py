@@ -140,8 +140,9 @@ def _scale(
     module: Module, alpha_key: str | None, declared: Mapping[str, AdapterConfig], found: Found, plan: Plan
 ) -> _Scale:
     """Return alpha and scaling of a module: as the metadata says, as the tensor beside it says, as is given, else 1."""
-    shape = found.source.header.tensors[module.parts["lora_A"]].shape if "lora_A" in module.parts else (1,)
-    rank, beside = shape[0] if shape else 1, None if alpha_key is None else number_of(found.source, alpha_key)
+    shape = found.source.header.tensors[module.parts["lora_A"]].shape if "lora_A" in module.parts else ()
+    rank = shape[0] if shape and shape[0] else 1  # what is missing is told when shapes are compared
+    beside = None if alpha_key is None else number_of(found.source, alpha_key)
     component, _, path = module.name.partition(".")
     config = declared.get(component)
     if config is not None:

@@ -27,7 +27,8 @@ class Target:
     base, with the shapes of its parts and the shape of its base matrix, for methods that draw from one stream;
     walk : their names in the order in which the model's own code has them, None where that cannot be known;
     dtype : how the base weight is stored; initial : the same module before training, where the caller gave that;
-    remarks : what is found while dW is built and a reader must know, to be added to; bias : the bias of the base's module in float32, None where it has none.
+    remarks : what is found while dW is built and a reader must know, to be added to; bias : the bias of the base's
+    module in float32, None where it has none.
     """
 
     module: str

@@ -8,6 +8,7 @@ from spectra.loaders.adapters.beside import adapters_below
 from spectra.loaders.adapters.contents import Module
 from spectra.loaders.adapters.placing import Places, place
 from spectra.loaders.adapters.reader import plan_adapted
+from spectra.loaders.adapters.truncation import truncate
 from spectra.loaders.base import Base, plan_replaced
 from spectra.loaders.disagreements import Disagreements
 from spectra.loaders.gguf_names import naming_of, require_comparable
@@ -50,6 +51,8 @@ def plan_adapter(found: Found, dialect: Dialect, base: Base) -> Plan:
                     plan.add(planned)
     faults.raise_any()
     plan.info = _info(adapter, places)
+    if found.options.truncate is not None:
+        truncate(plan, found.options.truncate)
     plan.notes.extend(doubts(base.source, adapter.source, adapter.config.base_model))
     return plan
 

@@ -145,7 +145,7 @@ def _scale(module: Module, found: Found, args: Mapping[str, Any], plan: Plan) ->
         return None
     r = _DIMENSIONS[module.family.method](shapes)
     scalar = _number(module, "scalar", source)
-    if r is None:
+    if not r:  # no factored part, or none that is there: what is missing is told when shapes are compared
         _refuse_unknown_scale(module, args)
         return 1.0, 1.0 if scalar is None else scalar
     alpha = _number(module, "alpha", source)

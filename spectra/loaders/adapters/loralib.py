@@ -20,6 +20,7 @@ import torch
 from spectra.errors import FormatError, MatchError, UnsupportedError
 from spectra.loaders import strict_json
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
+from spectra.loaders.adapters.config import LORALIB_SETTINGS as SETTINGS
 from spectra.loaders.adapters.config import AdapterConfig, number_in, rank_in
 from spectra.loaders.adapters.contents import Module, sort_tensors
 from spectra.loaders.adapters.family import Family, Fit, Shapes, Target, called, never
@@ -33,7 +34,6 @@ from spectra.loaders.plan import Plan
 from spectra.text import listing, show
 from spectra.updates import Dense, LowRank, Update
 
-SETTINGS = "train_args.json"
 _EMBEDDINGS = ("wte", "wpe")
 EMBEDDING = respelled(
     LORA, LORA.parse, {"lora_A": ("lora_embedding_A", as_it_lies), "lora_B": ("lora_embedding_B", as_it_lies)}

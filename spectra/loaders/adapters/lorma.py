@@ -20,6 +20,7 @@ import torch
 from spectra.errors import FormatError, MatchError, UnsupportedError
 from spectra.loaders import strict_json
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
+from spectra.loaders.adapters.config import LORMA_SETTINGS as SETTINGS
 from spectra.loaders.adapters.config import AdapterConfig, flag_in, number_in, rank_in
 from spectra.loaders.adapters.contents import Contents, sort_tensors
 from spectra.loaders.adapters.family import Family, Fit, Shapes, Target, by_suffix, called
@@ -28,7 +29,6 @@ from spectra.loaders.plan import Plan
 from spectra.text import listing, show
 from spectra.updates import Blocks, Dense, LowRank, Multiplied, Sum, Update
 
-SETTINGS = "lorma_args.json"
 _MODES, _INFLATIONS = ("pre", "post"), ("rri", "shift", "none")
 _WRAPPED = ("original_linear", "original_layer")
 _LABELS = {"rri": "LoRMA+", "shift": "LoRMA_pi", "none": "LoRMA"}

@@ -6,18 +6,18 @@ weight, an embedding's too. `scale` is the factor itself; no alpha is divided by
 `[experts, r, in]` (earlier `[r experts, in]`) and `lora_b` `[experts, out, r]`. `full` stores whole weights.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from spectra.errors import FormatError, UnsupportedError
+from spectra.errors import UnsupportedError
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found, homes
-from spectra.loaders.adapters.config import CONFIG_NAME, AdapterConfig, flag_in, number_in, rank_in
+from spectra.loaders.adapters.config import CONFIG_NAME, AdapterConfig, flag_in
 from spectra.loaders.adapters.contents import Contents, Module, sort_tensors
 from spectra.loaders.adapters.family import Family, Parsed
 from spectra.loaders.adapters.lora import LORA
+from spectra.loaders.adapters.mlx_scale import scale_of
 from spectra.loaders.adapters.respelled import as_it_lies, respelled, transposed
 from spectra.loaders.adapters.unconfigured import configured, given_alpha, stored_ranks
 from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
@@ -120,7 +120,7 @@ def _experts(stack: str, count: int, known: Collection[str]) -> list[tuple[str, 
 
 def _config(found: Found, contents: Contents, *, dora: bool) -> AdapterConfig:
     ranks = stored_ranks(contents.modules.values(), found)
-    scale = _scale(found)
+    scale = scale_of(found.raw, told=found.options.alpha is not None)
     if scale is None:
         alpha = given_alpha(found, "an MLX adapter without its scale")
         alphas = dict.fromkeys(ranks, alpha)
@@ -129,32 +129,6 @@ def _config(found: Found, contents: Contents, *, dora: bool) -> AdapterConfig:
     base = found.raw.get("model")
     config = configured(ranks, alphas, found.raw)
     return replace(config, use_dora=dora, base_model=base if isinstance(base, str) else None)
-
-
-def _scale(found: Found) -> float | None:
-    """Return the factor of every update, None where the caller must tell it.
-
-    Before `fine_tune_type` came (September 2024) mlx-lm went from `scale alpha / rank` to `scale` alone, and its
-    configurations kept the alpha: of those files nobody can tell, unless alpha is the rank.
-    """
-    parameters = found.raw.get("lora_parameters", {})
-    if not isinstance(parameters, Mapping):
-        raise FormatError(f"{CONFIG_NAME}: lora_parameters is {show(repr(parameters), 40)}; it must be a mapping.")
-    if "scale" not in parameters or (found.options.alpha is not None and _is_undated(found.raw, parameters)):
-        return None
-    scale = number_in(parameters, "scale", 1.0)
-    if _is_undated(found.raw, parameters):
-        raise UnsupportedError(
-            f"{CONFIG_NAME} is of an mlx-lm that multiplied by scale alpha / rank, or by scale alone: it does not say "
-            f"which. Give alpha= as scale alpha ({scale * number_in(parameters, 'alpha', 0):g}) for the first, as "
-            f"scale rank ({scale * rank_in(parameters, 'rank', 8):g}) for the second."
-        )
-    return scale
-
-
-def _is_undated(raw: Mapping[str, Any], parameters: Mapping[str, Any]) -> bool:
-    alpha, rank = parameters.get("alpha"), parameters.get("rank")
-    return "fine_tune_type" not in raw and alpha is not None and alpha != rank
 
 
 MLX = Dialect("MLX", _recognises, _read)

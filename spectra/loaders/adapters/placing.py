@@ -1,7 +1,7 @@
 """Where the tensors of an adapter belong in the base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spectra.errors import MatchError, UnsupportedError
 from spectra.loaders.adapters.adapter import Adapter
@@ -79,7 +79,8 @@ def _place_modules(
         if key is None:
             lost.append(name)
         else:
-            adapted.setdefault(base.tensors[key].alias or key, []).append(module)
+            index = base.expert(key, rule(name)) if module.index is None else module.index
+            adapted.setdefault(base.tensors[key].alias or key, []).append(replace(module, index=index))
     return adapted, lost
 
 

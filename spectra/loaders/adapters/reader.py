@@ -51,7 +51,7 @@ class _Reader:
             base_storage=self.base.storage(self.key),
             update_storage=self._storage(),
             index=self.index,
-            name=self.base.name(self.key),
+            name=self.base.name(self.key, self.index),
             allotted=self._allotted(update),
             notes=(*self.notes, *dict.fromkeys(remarks)),
         )
@@ -90,11 +90,6 @@ class _Reader:
             raise MatchError(
                 f"'{show(self.source.label)}': what each of its modules has depends on all of them, and some match "
                 "nothing in the base. Give the base it was trained on."
-            )
-        if len(every) < len(self.adapter.contents.modules):
-            raise MatchError(
-                f"'{show(self.source.label)}' adapts modules that the base does not have, and no update of "
-                f"{self.modules[0].family.method} is known without the shapes of all. Give the base it was trained on."
             )
         config = self.adapter.config
         return {module.configured: _orient(key, self.base, None, config).shape for key, module in every}

@@ -3,29 +3,23 @@
 from collections.abc import Callable
 
 from spectra.errors import UnsupportedError
-from spectra.loaders.adapters.config import CHANGES_BASE, REFUSED_OPTIONS
+from spectra.loaders.adapters import starts
+from spectra.loaders.adapters.config import REFUSED_OPTIONS
 from spectra.loaders.adapters.unread import reason_against as reason_against_config
 from spectra.loaders.header import FLOATS
 from spectra.loaders.inspection.declared import Evidence, plain, scale
+from spectra.loaders.inspection.own_words import own_words
 from spectra.loaders.methods import DORA, FULL, LORA, METHODS, TOKENS, Fate
 from spectra.loaders.quantization.declared import reason_against
 from spectra.text import listing, show
 
 READ_TYPES = frozenset(name for method in METHODS if method.fate is Fate.READ for name in method.peft)
-COMPLETE = ("kohya", "diffusers", "cloneofsimo")  # files that say their scaling themselves
 MERGE = "merge it with its own library and diagnose the merged model as a full fine-tune"
 
 
 def refusal(evidence: Evidence) -> str | None:
     """Return why `diagnose` does not read this file, None when it does."""
     return next((reason for check in _CHECKS if (reason := check(evidence))), None)
-
-
-def _container(evidence: Evidence) -> str | None:
-    kind = evidence.header.container.partition(",")[0]
-    if kind == "NumPy archive":
-        return f"{kind} is not read as weights yet: give the same model as safetensors"
-    return None
 
 
 def _packed(evidence: Evidence) -> str | None:
@@ -36,11 +30,14 @@ def _method(evidence: Evidence) -> str | None:
     method, declared = evidence.method, evidence.declared.peft_type
     if method.fate is Fate.NONE:
         return f"{method.name} has no fixed weight update, so there is no dW to analyse"
+    speech = own_words(evidence)
+    if speech is not None:
+        return speech(evidence)
     if evidence.declared.foreign is not None:
         return evidence.declared.foreign
     if method.fate is Fate.MERGE or (declared is not None and declared not in READ_TYPES):
         return f"{method.name} is not read yet: {MERGE}"
-    if method is not FULL and evidence.declared.peft is None and method.kin not in COMPLETE:
+    if method is not FULL and evidence.declared.peft is None:
         return "adapter_config.json is missing beside it, and with it the scale: give the adapter's whole folder"
     styles = {style for style in evidence.contents.methods if declared not in style.peft} - {DORA, LORA, TOKENS}
     if declared is not None and styles:
@@ -59,10 +56,9 @@ def _options(evidence: Evidence) -> str | None:
     unread = reason_against_config(config.method, config.raw)
     if unread is not None:
         return unread.removesuffix(".")
-    start = config.raw.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
-        convert = "save it with PEFT's path_initial_model_for_weight_conversion"
-        return f"init_lora_weights '{show(start)}' changed the base, so dW is not s B A: {convert}"
+    start = starts.refusal(config) if config.method == "LORA" else None
+    if start is not None:
+        return start.removesuffix(".")
     try:
         scale(evidence)
     except UnsupportedError as fault:
@@ -85,4 +81,4 @@ def _contents(evidence: Evidence) -> str | None:
     return "DoRA without its lora_magnitude_vector" if dora and DORA not in evidence.contents.methods else None
 
 
-_CHECKS: tuple[Callable[[Evidence], str | None], ...] = (_container, _packed, _method, _options, _contents)
+_CHECKS: tuple[Callable[[Evidence], str | None], ...] = (_packed, _method, _options, _contents)

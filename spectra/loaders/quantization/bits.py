@@ -1,5 +1,7 @@
 """Codes out of bytes, small floats out of codes, and scales spread over what they scale."""
 
+import math
+
 import torch
 
 from spectra.loaders.quantization.packing import ceil
@@ -14,15 +16,18 @@ def fields(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
 
     words : [..., n] of any integer dtype, each row one stream of bits that passes over the borders of words.
     """
+    common = math.gcd(bits, 8)
+    n_bytes, n_fields = bits // common, 8 // common  # so many fields end where a byte ends
     stream = words.contiguous().view(torch.uint8)
-    if 8 % bits == 0:
-        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
-        whole = torch.bitwise_and(stream.unsqueeze(-1) >> shifts, 2**bits - 1)
-        return whole.flatten(-2)[..., :count]
-    first = torch.arange(count) * bits
-    stream = torch.nn.functional.pad(stream, (0, 1))
-    pair = (stream[..., first // 8 + 1].int() << 8) | stream[..., first // 8].int()
-    return torch.bitwise_and(pair >> (first % 8), 2**bits - 1).to(torch.uint8)
+    stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % n_bytes)).reshape(*stream.shape[:-1], -1, n_bytes)
+    found = []
+    for place in range(n_fields):
+        byte, shift = divmod(place * bits, 8)
+        field = stream[..., byte] >> shift
+        if shift + bits > 8:
+            field |= stream[..., byte + 1] << (8 - shift)
+        found.append(field.bitwise_and_(2**bits - 1))
+    return torch.stack(found, -1).flatten(-2)[..., :count]
 
 
 def looked_up(codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,9 @@ def read(packed: Packed) -> Weight:
         g_idx = _groups(packed, parts("g_idx"), groups) if "g_idx" in packed else torch.arange(n) // step
         z = _zeros(parts("qzeros"), bits, m, minus_one=minus_one, by_words=_by_words(packed, bits))
         W = fields(parts("qweight").T, bits, n).float()
-        return W.sub_(z.float().T[:, g_idx]).mul_(parts("scales").float().T[:, g_idx])
+        for values, change in ((z, W.sub_), (parts("scales"), W.mul_)):
+            change(values.float().T.contiguous().index_select(1, g_idx))
+        return W
 
     return Weight((m, n), f"int{bits}", value, note=_doubt(packed, bits, minus_one=minus_one))
 

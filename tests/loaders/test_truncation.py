@@ -1,0 +1,32 @@
+"""DyLoRA at one of its ranks."""
+
+import pytest
+import torch
+
+from spectra import open_pairs, testing
+from spectra.errors import UsageError
+
+
+@pytest.fixture
+def models(tmp_path):
+    base = testing.llama(seed=1, blocks=1, width=32, vocabulary=48)
+    folder = testing.save_checkpoint(tmp_path / "base", base)
+    factors = testing.lora(base, ("q_proj", "up_proj"), rank=4, strength=0.6, seed=2)
+    return folder, testing.save_lora(tmp_path / "lora", factors, alpha=8)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 4])
+def test_a_truncation_is_the_first_pieces_with_the_scale_of_the_whole(models, rank):
+    with open_pairs(*models) as whole, open_pairs(*models, truncate=rank) as cut:
+        assert cut.info.ranks == (rank,)
+        assert any(f"rank {rank}" in note for note in cut.notes)
+        for full, pair in zip(whole, cut, strict=True):
+            B, A = full.update.factors
+            torch.testing.assert_close(pair.update.dense(), B[:, :rank] @ A[:rank])
+            assert pair.allotted == rank
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_a_rank_that_is_not_there_is_refused(models, rank):
+    with pytest.raises(UsageError, match="at most 4"):
+        open_pairs(*models, truncate=rank)
