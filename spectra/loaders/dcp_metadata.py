@@ -68,7 +68,7 @@ def folder_of(path: Path) -> Path | None:
 
 
 def read(folder: Path) -> Header:
-    """Read and check what a distributed checkpoint declares.
+    """Read and check what a distributed checkpoint declares of its tensors. Its other objects (steps) are no weights.
 
     Raises UnsafeFileError for foreign classes, for files outside the folder and for sizes that their bytes cannot
     hold; FormatError for damage; UnsupportedError for transformed data.
@@ -86,9 +86,7 @@ def read(folder: Path) -> Header:
     digest = hashlib.sha256(pickled).hexdigest()
     records = [FileRecord(NAME, len(pickled), digest)]
     records += [FileRecord(name, size, digest) for name, size in files.sizes.items()]
-    other = [key for key, info in declared.items() if not _is_tensor(info)]
-    notes = (f"{where} also names {count(len(other), 'object')} that are no tensors: not read",) if other else ()
-    return Header(f"DCP, {count(len(records) - 1, 'file')}", tuple(records), dict(tensors), notes=notes)
+    return Header(f"DCP, {count(len(records) - 1, 'file')}", tuple(records), dict(tensors))
 
 
 def follow(folder: Path) -> tuple[bytes, Any]:

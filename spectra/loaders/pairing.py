@@ -119,8 +119,8 @@ def open_pairs(
     Parameters
     ----------
     base, tuned : path, torch.nn.Module or state dict
-        The base: safetensors or torch pickles, one file or shards. The tuned side: the same, or an
-        adapter folder as PEFT writes it (LoRA, rsLoRA, DoRA).
+        The base: safetensors, torch pickles or GGUF, one file or shards, or torch's distributed checkpoint (DCP).
+        The tuned side: the same, or an adapter as its library writes it. GGUF is matched by the Hub's names.
     include, exclude : shell patterns or parts of base names
         Which weights to read: `q_proj`, `model.layers.3.*`.
     allow_unmatched : bool
