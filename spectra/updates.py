@@ -52,10 +52,18 @@ class _Unfactored:
 
 @dataclass(frozen=True, slots=True)
 class Dense(_Unfactored):
-    """An update known entry by entry, as full fine-tuning leaves it."""
+    """An update known entry by entry.
+
+    stored : whether it is the difference of two stored weights, as full fine-tuning leaves it, so that the rounding
+    of both is in it; else a method's formula gave it.
+    """
 
     matrix: torch.Tensor
-    kind = "dense"
+    stored: bool = True
+
+    @property
+    def kind(self) -> str:
+        return "dense" if self.stored else "formed"
 
     @property
     def shape(self) -> tuple[int, int]:

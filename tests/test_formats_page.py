@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spectra.loaders.adapters.dialects import DIALECTS
-from spectra.loaders.adapters.families import FAMILIES
+from spectra.loaders.adapters.dialects.table import DIALECTS
+from spectra.loaders.adapters.families.table import FAMILIES
 from spectra.loaders.formats import CONTAINERS
 from spectra.loaders.quantization.schemes import SCHEMES
 

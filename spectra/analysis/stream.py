@@ -16,15 +16,16 @@ from spectra.basis_cache import BasisCache, folder
 from spectra.engine.choose import Decompositions, Request, decompose, suits
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import require_finite
-from spectra.errors import DecompositionError, FormatError, MachineError, NonFiniteError
+from spectra.errors import DecompositionError, FormatError, InputError, MachineError, NonFiniteError
 from spectra.layout import Layout
+from spectra.loaders.base import Base
 from spectra.loaders.pairing import Pairs
 from spectra.loaders.plan import Place
 from spectra.metrics.blocks import has_entry
 from spectra.metrics.intruders import no_intruders
 from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE, Layer, measure, unmeasured
 from spectra.text import numbered
-from spectra.updates import WeightPair
+from spectra.updates import Storage, WeightPair
 
 _READ_CACHE = ("auto", "basis")
 # Peak memory of one pair in float32 matrices of its size, by method, measured at 1536 and 2048 on the CPU.
@@ -83,24 +84,62 @@ def stream(
     order = [place for key in base.tensors for index in base.indices(key) if (place := (key, index)) in wanted]
     total = sum(len(pairs) for pairs in models.values())
     tasks = [(name, place) for place in order for name, pairs in models.items() if place in pairs]
-    kept = BaseDecomposition(settings)
-    for done, (name, pair, ready) in enumerate(_prepared(tasks, models, settings)):
+    kept, unread = BaseDecomposition(settings), list[Exception]()
+    for done, (name, place, found) in enumerate(_prepared(tasks, models, settings)):
         if progress is not None:
-            progress(done, total, numbered(pair.key, pair.index))
-        yield name, _row(pair, settings, kept, ready)
+            progress(done, total, numbered(*place))
+        if isinstance(found, InputError):
+            unread.append(found)
+            yield name, _unread(models[name].base, place, found)
+        else:
+            yield name, _row(found[0], settings, kept, found[1])
+    if unread and len(unread) == len(tasks):
+        raise unread[0]  # nothing could be read: that is the answer, and no row is lost by it
     if progress is not None:
         progress(total, total, "")
 
 
 def _prepared(
     tasks: Sequence[tuple[str, Place]], models: Mapping[str, Pairs], settings: Settings
-) -> Iterator[tuple[str, WeightPair, Decompositions | None]]:
-    """Yield each task's pair, and on CUDA its answer where it was had in a batch with others of its shape."""
-    pairs = (models[name].pair(*place) for name, place in tasks)
-    alone: Iterator[Answered] = ((pair, None) for pair in pairs)
-    answered = alone if settings.device == "cpu" else in_batches(pairs, settings.request)
-    for (name, _), (pair, ready) in zip(tasks, answered, strict=True):
-        yield name, pair, ready
+) -> Iterator[tuple[str, Place, Answered | InputError]]:
+    """Yield each task's pair with, on CUDA, its answer where it was had in a batch; or why it cannot be read."""
+    unread: dict[int, InputError] = {}
+
+    def readable() -> Iterator[WeightPair]:
+        for number, (name, place) in enumerate(tasks):
+            try:
+                yield models[name].pair(*place)
+            except InputError as fault:
+                unread[number] = fault
+
+    alone: Iterator[Answered] = ((pair, None) for pair in readable())
+    answered = alone if settings.device == "cpu" else in_batches(readable(), settings.request)
+    coming: Answered | None = None
+    for number, (name, place) in enumerate(tasks):
+        coming = coming or next(answered, None)  # taking the next one that can be read passes those that cannot
+        if number in unread:
+            yield name, place, unread[number]
+        elif coming is not None:
+            yield name, place, coming
+            coming = None
+
+
+def _unread(base: Base, place: Place, fault: InputError) -> Layer:
+    """Return the row of a pair that could not be read."""
+    key, index = place
+    storage = base.storage(key)
+    return Layer(
+        key=key,
+        name=base.name(key, index),
+        index=index,
+        shape=base.layout(key).shape,
+        status=FAILED,
+        reason=str(fault),
+        method="none",
+        update_kind="unread",
+        base_storage=storage,
+        update_storage=Storage(storage.dtype, 0, 0),
+    )
 
 
 def _row(pair: WeightPair, settings: Settings, kept: BaseDecomposition, ready: Decompositions | None) -> Layer:

@@ -37,7 +37,10 @@ def named(given: tuple[str, ...], option: str) -> dict[str, str]:
     help="A folder whose subfolders are adapters, each compared; may be repeated.",
 )
 @click.option(
-    "--initial", "started", multiple=True, metavar="NAME=PATH",
+    "--initial",
+    "started",
+    multiple=True,
+    metavar="NAME=PATH",
     help="Of the adapter with this name, as it was before training: its factors are subtracted; may be repeated.",
 )
 @click.option("--matrix", metavar="NAME", help="The weight whose similarity maps are drawn; of a stack, NAME[EXPERT].")

@@ -190,9 +190,7 @@ def common_rows(key: str, base: tuple[int, ...], tuned: tuple[int, ...], what: s
         more = "the tuned side" if tuned[0] > base[0] else "the base"
         return rows, f"{abs(base[0] - tuned[0])} rows that only {more} has are left out (vocabulary)"
     hint = " Transposed they would fit: is the layout declared wrongly?" if base == tuned[::-1] else ""
-    raise MatchError(
-        f"'{show(key)}': the base is {list(base)} and {what} is {list(tuned)}.{hint} {QUESTION}"
-    )
+    raise MatchError(f"'{show(key)}': the base is {list(base)} and {what} is {list(tuned)}.{hint} {QUESTION}")
 
 
 def head_of_other_size(key: str, base: tuple[int, ...], tuned: tuple[int, ...]) -> str | None:

@@ -10,9 +10,9 @@ from spectra.errors import InputError, MatchError, UsageError
 from spectra.loaders.adapters.adapter import Found
 from spectra.loaders.adapters.beside import adapters_below
 from spectra.loaders.adapters.config import read_raw
-from spectra.loaders.adapters.dialects import dialect_of
+from spectra.loaders.adapters.dialects.peft import PEFT
+from spectra.loaders.adapters.dialects.table import dialect_of
 from spectra.loaders.adapters.folder import plan_adapter
-from spectra.loaders.adapters.peft import PEFT
 from spectra.loaders.base import Base, open_base
 from spectra.loaders.files import exists, require_exists
 from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES

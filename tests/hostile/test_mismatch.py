@@ -188,7 +188,10 @@ def test_a_misspelt_module_is_named_with_the_nearest(tmp_path, base, craft, refu
     factors = craft.factors((*craft.modules[:2], "model.layers.1.self_attn.q_porj"))
     adapter = craft.adapter(tmp_path / "a", factors)
     message = refused(lambda: open_pairs(base, adapter), "'a' cannot be read", kind=MatchError)
-    assert "'model.layers.1.self_attn.q_porj' matches nothing in the base (the nearest there: 'model.layers.1.self_attn.q_proj')" in message
+    assert (
+        "'model.layers.1.self_attn.q_porj' matches nothing in the base (the nearest there: 'model.layers.1.self_attn.q_proj')"
+        in message
+    )
 
 
 def test_what_is_unmatched_is_skipped_by_name_when_that_is_allowed(tmp_path, base, craft):

@@ -245,7 +245,7 @@ def test_the_real_part_of_a_few_waves_has_twice_their_rank(tmp_path):
 def test_filters_from_their_definition_are_those_of_the_tables(name):
     from peft.tuners.waveft.wavelet import Wavelet
 
-    from spectra.loaders.adapters.wavelets import highpass, lowpass
+    from spectra.loaders.adapters.families.wavelets import highpass, lowpass
 
     table = Wavelet(name)
     low = lowpass(name)
@@ -262,7 +262,7 @@ def test_filters_from_their_definition_are_those_of_the_tables(name):
 def test_activations_are_those_of_transformers(activation):
     from transformers.activations import ACT2FN
 
-    from spectra.loaders.adapters.peanut import _ACTIVATIONS
+    from spectra.loaders.adapters.families.peanut import _ACTIVATIONS
 
     x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     torch.testing.assert_close(_ACTIVATIONS[activation](x), ACT2FN[activation](x), rtol=1e-6, atol=1e-6)
@@ -271,7 +271,7 @@ def test_activations_are_those_of_transformers(activation):
 def test_no_activation_without_parameters_is_left_out():
     from transformers.activations import ACT2CLS
 
-    from spectra.loaders.adapters.peanut import _ACTIVATIONS
+    from spectra.loaders.adapters.families.peanut import _ACTIVATIONS
 
     assert ACT2CLS.keys() - _ACTIVATIONS.keys() <= {"prelu", "xielu"}
 

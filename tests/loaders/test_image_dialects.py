@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from spectra import open_pairs
 from spectra.errors import FormatError, InputError, MatchError, UnsupportedError
-from spectra.loaders.adapters.image_names import _diffusers_names, _original_names
+from spectra.loaders.adapters.dialects.image_names import _diffusers_names, _original_names
 from spectra.loaders.pipeline import components_of
 from spectra.loaders.source import open_source
 

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from spectra import open_pairs
 from spectra.errors import FormatError, InputError, SpectraError, UnsafeFileError, UnsupportedError
 from spectra.loaders import methods
-from spectra.loaders.adapters import lora
-from spectra.loaders.adapters.families import FAMILIES
+from spectra.loaders.adapters.families import lora
+from spectra.loaders.adapters.families.table import FAMILIES
 from spectra.loaders.header import TensorInfo
 from spectra.loaders.inspection import refusals
 from spectra.loaders.inspection.inspect import inspect
@@ -607,7 +607,12 @@ def test_gguf_model(tmp_path):
     norm = ("output_norm.weight", (32,), 0, 96, 128)
     (tmp_path / "m.gguf").write_bytes(gguf([ARCHITECTURE, tokens, scores], [Q, norm]))
     found = inspect(tmp_path)
-    assert (found.container, found.dtypes, found.bytes, found.parameters) == ("GGUF", {"Q4_0": 1, "float32": 1}, 200, 160)
+    assert (found.container, found.dtypes, found.bytes, found.parameters) == (
+        "GGUF",
+        {"Q4_0": 1, "float32": 1},
+        200,
+        160,
+    )
     assert [(tensor.name, tensor.shape) for tensor in found.listed] == [
         ("blk.0.attn_q.weight", (4, 32)),
         ("output_norm.weight", (32,)),

@@ -50,7 +50,7 @@ RIGHT = {
 IN_SCOPE = [entry for entries in RIGHT.values() for entry in entries.split()]
 
 # A base alone, whose every matrix must be what its library makes of it.
-BASES = "gguf_all_types gguf_bf16 gguf_f16 gguf_q4_k_m".split()
+BASES = ["gguf_all_types", "gguf_bf16", "gguf_f16", "gguf_q4_k_m"]
 
 # Must be refused, with this word in the sentence, or be right.
 REFUSED = {

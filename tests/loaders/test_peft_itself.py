@@ -8,7 +8,8 @@ import torch
 
 from spectra import open_pairs
 from spectra.errors import SpectraError, UnsupportedError
-from spectra.loaders.adapters import families, peft_itself
+from spectra.loaders.adapters.families import peft_itself
+from spectra.loaders.adapters.families import table as families
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="PEFT is not installed")
 

@@ -19,7 +19,7 @@ from spectra.loaders.replication import layers_of
 from spectra.loaders.source import TensorSource
 from spectra.loaders.traversal import in_order
 from spectra.text import listing, show
-from spectra.updates import LowRank, Storage, Sum, Update, WeightPair
+from spectra.updates import Dense, LowRank, Storage, Sum, Update, WeightPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ class _Reader:
             parts = before.contents.modules[module.name].parts
             stored = {part: before.source.tensor(key) for part, key in parts.items()}
             target = replace(target, initial=replace(target, parts=stored, config=before.config))
-        return module.family.update(target)
+        update = module.family.update(target)
+        return replace(update, stored=False) if isinstance(update, Dense) else update
 
     def _shared(self, name: str) -> str:
         key = self.adapter.contents.shared.get(name)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from spectra.errors import InputError
 from spectra.loaders.adapters.config import LORALIB_SETTINGS, LORMA_SETTINGS
-from spectra.loaders.adapters.mlx_scale import scale_of
+from spectra.loaders.adapters.dialects.mlx_scale import scale_of
 from spectra.loaders.files import exists
 from spectra.loaders.inspection.declared import Evidence
 from spectra.loaders.methods import FULL

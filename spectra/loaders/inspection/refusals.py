@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from spectra.errors import UnsupportedError
-from spectra.loaders.adapters import starts
 from spectra.loaders.adapters.config import REFUSED_OPTIONS
-from spectra.loaders.adapters.unread import reason_against as reason_against_config
+from spectra.loaders.adapters.families import starts
+from spectra.loaders.adapters.families.unread import reason_against as reason_against_config
 from spectra.loaders.header import FLOATS
 from spectra.loaders.inspection.declared import Evidence, plain, scale
 from spectra.loaders.inspection.own_words import own_words

@@ -1,0 +1,101 @@
+"""The dialect of PEFT: `adapter_config.json` beside one file of tensors named after the modules they adapt."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from spectra.errors import FormatError, MatchError, UnsupportedError
+from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
+from spectra.loaders.adapters.beside import with_trained_beside
+from spectra.loaders.adapters.config import CONFIG_NAME, AdapterConfig, read_config, read_raw
+from spectra.loaders.adapters.contents import Module, sort_tensors
+from spectra.loaders.adapters.dialects.respelled import as_it_lies, respelled
+from spectra.loaders.adapters.dialects.wrapped import unwrapped
+from spectra.loaders.adapters.families.lora import LORA
+from spectra.loaders.adapters.families.merged_linear import merged_linear
+from spectra.loaders.adapters.families.table import family_of
+from spectra.loaders.adapters.families.tokens import TOKENS
+from spectra.loaders.adapters.family import Family, Fit
+from spectra.loaders.files import require_exists
+from spectra.loaders.formats import ADAPTER_NAMES
+from spectra.loaders.plan import Plan
+from spectra.loaders.source import open_source
+from spectra.text import show
+
+# In PEFT the second factor of a MergedLinear is the kernel of a convolution, [out, r, 1].
+_GROUPED = {"lora_A": ("lora_A", as_it_lies), "lora_B": ("lora_B", lambda stored: stored.flatten(1))}
+
+
+def _recognises(found: Found) -> bool:
+    return bool(found.raw)
+
+
+def _read(found: Found, plan: Plan) -> Adapter:
+    options = found.options
+    config = replace(read_config(found.raw), as_stored=options.as_stored, initial=options.initial is not None)
+    family = family_of(config)
+    if config.method == "LORA" and any(_enabled(config)):
+        family = respelled(merged_linear(_enabled(config)), LORA.parse, _GROUPED)
+    adapter = read_as(family, config, found, plan)
+    return adapter if options.initial is None else _with_initial(adapter, family, options.initial, found, plan)
+
+
+def _enabled(config: AdapterConfig) -> tuple[bool, ...]:
+    """Return which blocks the MergedLinear of PEFT up to 0.2 adapts, nothing where it was not used."""
+    given = config.raw.get("enable_lora")
+    if not given:
+        return ()
+    if not isinstance(given, list) or not all(isinstance(flag, bool) for flag in given):
+        raise FormatError(f"{CONFIG_NAME}: enable_lora is {show(repr(given), 40)}; it must be a list of flags.")
+    return tuple(given)
+
+
+def _with_initial(adapter: Adapter, family: Family, path: Path, found: Found, plan: Plan) -> Adapter:
+    """Add the adapter as it was before training. Raises MatchError where it is not that of the trained one."""
+    if adapter.config.method != "LORA":
+        raise UnsupportedError(f"initial (--initial) is read for LoRA alone, and this is {adapter.config.method}.")
+    require_exists(path)
+    raw = read_raw(path if path.is_dir() else path.parent) or found.raw
+    before = Found(path, open_source(path, ADAPTER_NAMES), raw, found.base)
+    plan.others.append(before.source)
+    initial = read_as(family, read_config(raw), before, Plan(plan.info, before.source))
+    for name, module in adapter.contents.modules.items():
+        other = initial.contents.modules.get(name)
+        if other is None or _fits(other, initial) != _fits(module, adapter):
+            raise MatchError(
+                f"'{show(path.name)}' (initial) has no factors that fit those of '{show(name)}'. Is it this adapter as "
+                "it was before training?"
+            )
+    return replace(adapter, initial=initial)
+
+
+def _fits(module: Module, adapter: Adapter) -> Fit | None:
+    shapes = {part: adapter.source.header.tensors[key].shape for part, key in module.parts.items()}
+    return module.family.fits(module.configured, shapes, adapter.config)
+
+
+def read_as(family: Family, config: AdapterConfig, found: Found, plan: Plan) -> Adapter:
+    """Read a folder in PEFT's spelling as one of a family."""
+    source = with_trained_beside(found.source, found.folder)
+    plan.source = source
+    contents = sort_tensors(family, plan)
+    if family.vectors and not contents.replaced:
+        raise UnsupportedError(
+            f"the adapter's method is {family.label(config, {})} (peft_type {family.method}): it trains only biases or "
+            "norms, which are vectors, so that it has no weight update to analyse."
+        )
+    if not contents.modules and not family.vectors and contents.everywhere is None:
+        raise MatchError(
+            f"'{show(source.label)}' has an {CONFIG_NAME} but no {family.method} tensors. If it is a merged "
+            "model, give its weights file instead of its folder."
+        )
+    tokens = config.raw.get("trainable_token_indices")
+    if tokens and all(module.family is not TOKENS for module in contents.modules.values()):
+        raise MatchError(
+            f"{CONFIG_NAME}: trainable_token_indices ({show(tokens, 40)}) replaces rows of the embedding, and "
+            f"'{show(source.label)}' has none. Save the adapter again where it was trained."
+        )
+    plan.notes.extend(family.notes(config))
+    return Adapter(config, source, unwrapped(contents, config, found.base, source))
+
+
+PEFT = Dialect("PEFT", _recognises, _read)

@@ -1,0 +1,1 @@
+"""Parameterisations of an update: one file each, one table of them."""
