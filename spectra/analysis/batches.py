@@ -1,21 +1,35 @@
-"""Pairs in batches for a CUDA device, where one matrix at a time would leave it idle.
+"""Pairs in batches: the updates of one base matrix together, and on a CUDA device matrices of one shape.
 
-A window of pairs is read by a thread while the one before it is computed; within a window, pairs of one shape
-and kind are answered together, and the next batch goes to the device while one is computed. What a batch cannot
-answer is left to the caller, one pair at a time; a batch that does not fit is halved.
+One matrix at a time would leave the device idle. A window of pairs is read by a thread while the one before it is
+computed; within a window, pairs of one shape and kind are answered together, and the next batch goes to the device
+while one is computed. What a batch cannot answer is left to the caller, one pair at a time; a batch that does not
+fit is halved.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 
 from spectra.analysis.memory import is_out_of_memory
-from spectra.engine.choose import Decompositions, Request, certified_batch, method_for, product_dtype, rejected
+from spectra.engine.choose import (
+    Decompositions,
+    Request,
+    basis_batch,
+    certified_batch,
+    method_for,
+    product_dtype,
+    rejected,
+)
+from spectra.engine.decomposition import SVD
 from spectra.engine.feed import Feed
+from spectra.metrics.blocks import has_entry
 from spectra.updates import WeightPair
 
+_FLEET = 32  # updates of one base matrix answered together
 _WINDOW = 4 * 2**30  # bytes of float32 pairs read ahead, and held while they are computed
 _BATCH = 64  # matrices in one batch at most: by then the launches are paid for
 _SHARE = 0.4  # of the device's free memory that a batch may take
@@ -32,6 +46,48 @@ def in_batches(pairs: Iterable[WeightPair], request: Request) -> Iterator[Answer
         while window := coming.result():
             coming = reader.submit(_window, source)
             yield from zip(window, _answers(window, request, feed), strict=True)
+
+
+class Known(Protocol):
+    """Who knows the decomposition of a pair's base, if anyone does."""
+
+    def of(self, pair: WeightPair) -> SVD | None: ...
+
+
+def on_one_base(pairs: Iterable[WeightPair], request: Request, bases: Known) -> Iterator[Answered]:
+    """Yield pairs in their order, those that follow each other on one known base answered together.
+
+    Pairs are of one base where they hold the same matrix, not an equal one.
+    """
+    for _, group in itertools.groupby(pairs, key=lambda pair: id(pair.base)):
+        while fleet := list(itertools.islice(group, _FLEET)):
+            yield from zip(fleet, _in_basis(fleet, request, bases), strict=True)
+
+
+def _in_basis(fleet: list[WeightPair], request: Request, bases: Known) -> list[Decompositions | None]:
+    none: list[Decompositions | None] = [None] * len(fleet)
+    if len(fleet) == 1 or request.method == "exact" or rejected(fleet[0], request) is not None:
+        return none
+    base = bases.of(fleet[0])
+    places = [place for place, pair in enumerate(fleet) if base is not None and _suits_basis(pair, request, base)]
+    if base is None or len(places) < 2:
+        return none
+    try:
+        found = basis_batch([fleet[place] for place in places], request, base)
+    except RuntimeError as fault:
+        if not is_out_of_memory(fault):
+            raise
+        return none
+    for place, answer in zip(places, found, strict=True):
+        none[place] = answer
+    return none
+
+
+def _suits_basis(pair: WeightPair, request: Request, base: SVD) -> bool:
+    factors = pair.update.factors
+    if factors is None or method_for(pair, request, base) != "basis":
+        return False
+    return has_entry(pair.update) and all(bool(factor.isfinite().all()) for factor in factors)
 
 
 def _window(source: Iterator[WeightPair]) -> list[WeightPair]:

@@ -16,6 +16,7 @@ from spectra.analysis.settings import Progress, Settings
 from spectra.analysis.similarity_map import SimilarityMap, similarity_map
 from spectra.analysis.stream import stream
 from spectra.errors import UsageError
+from spectra.loaders.base import open_base
 from spectra.loaders.options import Reading
 from spectra.loaders.pairing import Pairs, open_pairs
 from spectra.loaders.plan import Place
@@ -89,10 +90,11 @@ def compare(
         raise UsageError(f"initial names '{show(unknown[0])}', which is none of the models.")
     started = time.monotonic()
     with ExitStack() as stack:
-        opened = {}
+        opened, shared = {}, open_base(base)  # one for all: each of its matrices is read once
+        stack.callback(shared.source.close)
         for name, model in models.items():
             own = reading | {"initial": (initials or {}).get(name)}
-            opened[name] = stack.enter_context(open_pairs(base, model, **own))
+            opened[name] = stack.enter_context(open_pairs(shared, model, **own))
         _require_one_base(opened)
         chosen = None if matrix is None else _place_of(matrix, opened)
         rows: dict[str, list[Layer]] = {name: [] for name in opened}

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from spectra.analysis.batches import Answered, in_batches
+from spectra.analysis.batches import Answered, in_batches, on_one_base
 from spectra.analysis.memory import is_out_of_memory
 from spectra.analysis.settings import Progress, Settings
 from spectra.basis_cache import BasisCache, folder
@@ -85,7 +85,7 @@ def stream(
     total = sum(len(pairs) for pairs in models.values())
     tasks = [(name, place) for place in order for name, pairs in models.items() if place in pairs]
     kept, unread = BaseDecomposition(settings), list[Exception]()
-    for done, (name, place, found) in enumerate(_prepared(tasks, models, settings)):
+    for done, (name, place, found) in enumerate(_prepared(tasks, models, settings, kept)):
         if progress is not None:
             progress(done, total, numbered(*place))
         if isinstance(found, InputError):
@@ -100,9 +100,9 @@ def stream(
 
 
 def _prepared(
-    tasks: Sequence[tuple[str, Place]], models: Mapping[str, Pairs], settings: Settings
+    tasks: Sequence[tuple[str, Place]], models: Mapping[str, Pairs], settings: Settings, kept: BaseDecomposition
 ) -> Iterator[tuple[str, Place, Answered | InputError]]:
-    """Yield each task's pair with, on CUDA, its answer where it was had in a batch; or why it cannot be read."""
+    """Yield each task's pair, with its answer where it was had in a batch; or why it cannot be read."""
     unread: dict[int, InputError] = {}
 
     def readable() -> Iterator[WeightPair]:
@@ -112,8 +112,8 @@ def _prepared(
             except InputError as fault:
                 unread[number] = fault
 
-    alone: Iterator[Answered] = ((pair, None) for pair in readable())
-    answered = alone if settings.device == "cpu" else in_batches(readable(), settings.request)
+    batched = settings.device != "cpu" and settings.method != "basis"
+    answered = in_batches(readable(), settings.request) if batched else on_one_base(readable(), settings.request, kept)
     coming: Answered | None = None
     for number, (name, place) in enumerate(tasks):
         coming = coming or next(answered, None)  # taking the next one that can be read passes those that cannot
@@ -148,9 +148,7 @@ def _row(pair: WeightPair, settings: Settings, kept: BaseDecomposition, ready: D
         if nothing is not None:
             none = tuple(no_intruders(settings.k, settings.epsilon, side) for side in settings.sides)
             return unmeasured(pair, *nothing, none if nothing[0] == ZERO else ())
-        if ready is not None:
-            return measure(pair, ready, k=settings.k, epsilon=settings.epsilon)
-        found, notes = _decomposed(pair, settings.request, kept.of(pair))
+        found, notes = (ready, ()) if ready is not None else _decomposed(pair, settings.request, kept.of(pair))
         if found.base is not None:
             kept.keep(pair, found.base)
         told = replace(pair, notes=(*pair.notes, *kept.notes, *notes))

@@ -1,7 +1,7 @@
 """Pick an algorithm for a pair, run it, and say which and why. Above the algorithms on purpose."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from spectra.engine.resemblance import SIDES, Resemblance, Side, compared, inter
 from spectra.engine.update_spectrum import LEAST, MOST, SPECTRA, largest_entry, update_spectrum
 from spectra.errors import MachineError, UsageError
 from spectra.text import count, listing, nearest, show
-from spectra.updates import WeightPair
+from spectra.updates import Factors, WeightPair
 
 # What `method` may be. A new engine is one file and one row: its name, and when it is taken.
 METHODS = {
@@ -256,10 +256,7 @@ def operators(pairs: Sequence[WeightPair], device: str, base: torch.Tensor | Non
         return Operator(base), Operator(base + _stacked([pair.update.dense() for pair in pairs], device, dtype))
     wide = torch.promote_types(dtype, torch.float32)
     factors = [pair.update.factors for pair in pairs if pair.update.factors is not None]
-    rank = max(B.shape[1] for B, _ in factors)
-    B = _stacked([torch.nn.functional.pad(B, (0, rank - B.shape[1])) for B, _ in factors], device, wide)
-    A = _stacked([torch.nn.functional.pad(A, (0, 0, 0, rank - A.shape[0])) for _, A in factors], device, wide)
-    return Operator(base), Operator(base, B, A)
+    return Operator(base), Operator(base, *_padded(factors, device, wide))
 
 
 def _stacked(matrices: Sequence[torch.Tensor], device: str, dtype: torch.dtype) -> torch.Tensor:
@@ -277,26 +274,51 @@ def _by_basis(pair: WeightPair, request: Request, base: SVD | None) -> Decomposi
     told = "the base decomposed for it" if made else f"the base known ({base.method})"
     if pair.update.factors is None:
         return _krylov_in_basis(pair, request, base, told)
-    B, A = (factor[None] for factor in pair.update.factors)
-    inside = basis.coordinates(base, B, A)
+    (found,) = basis_batch([pair], request, base, told)
+    if found is not None:
+        return found
+    if base.vector_error:  # the coordinates are as inexact as the vectors; the leading vectors of W need not be
+        return _krylov_in_basis(pair, request, base, told)
+    return _exact(pair, request, base, "; the basis path left a vector undecided")
+
+
+def basis_batch(
+    pairs: Sequence[WeightPair], request: Request, base: SVD, told: str = "the base known"
+) -> list[Decompositions | None]:
+    """Answer a request for factored updates of one base matrix at once: their coordinates share two products.
+
+    base : the full SVD of that matrix. None stands for a pair with an undecided vector.
+    """
+    on_device = base if request.device == "cpu" else _moved_to(base, request.device)
+    B, A = _padded([pair.update.factors for pair in pairs if pair.update.factors is not None], request.device)
+    inside = basis.coordinates(on_device, B, A)
     found = basis.top(inside, request.k)
-    sides = tuple(basis.resemblances(inside, found, side)[0] for side in request.sides)
-    if unsettled(sides, request.epsilon):
-        if base.vector_error:  # the coordinates are as inexact as the vectors; the leading vectors of W need not be
-            return _krylov_in_basis(pair, request, base, told)
-        return _exact(pair, request, base, "; the basis path left a vector undecided")
-    values, path, _ = _update_spectrum(pair, request)
-    moved = basis.moved(inside, found)[0]
-    return Decompositions(
-        base.S,
-        found.S[0].cpu(),
-        values,
-        moved.cpu(),
-        sides,
-        "basis",
-        f"coordinates in the base's basis, {told}; {path}",
-        base,
-    )
+    sides = [basis.resemblances(inside, found, side) for side in request.sides]
+    moved, values_of = basis.moved(inside, found), found.S.cpu()
+    shared = f", {len(pairs)} updates at once" if len(pairs) > 1 else ""
+    results: list[Decompositions | None] = []
+    for member, pair in enumerate(pairs):
+        own = tuple(side[member] for side in sides)
+        if unsettled(own, request.epsilon):
+            results.append(None)
+            continue
+        values, path, _ = _update_spectrum(pair, request)
+        reason = f"coordinates in the base's basis{shared}, {told}; {path}"
+        results.append(Decompositions(base.S, values_of[member], values, moved[member], own, "basis", reason, base))
+    return results
+
+
+def _moved_to(base: SVD, device: str) -> SVD:
+    return replace(base, U=base.U.to(device), S=base.S.to(device), Vh=base.Vh.to(device))
+
+
+def _padded(factors: Sequence[Factors], device: str, dtype: torch.dtype | None = None) -> Factors:
+    """Put factors into one batch on the device, those of lower rank padded with zeros."""
+    rank = max(B.shape[1] for B, _ in factors)
+    dtype = dtype or factors[0][0].dtype
+    B = _stacked([torch.nn.functional.pad(B, (0, rank - B.shape[1])) for B, _ in factors], device, dtype)
+    A = _stacked([torch.nn.functional.pad(A, (0, 0, 0, rank - A.shape[0])) for _, A in factors], device, dtype)
+    return B, A
 
 
 def _krylov_in_basis(pair: WeightPair, request: Request, base: SVD, told: str) -> Decompositions:

@@ -39,6 +39,7 @@ class Base:
     source: TensorSource
     transposed: Callable[[str], bool] = field(init=False)
     naming: Naming = field(init=False)
+    _last: tuple[tuple[str, Layout | None, int | None], torch.Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.transposed = transposed_keys(self.source.config, self.tensors)
@@ -112,8 +113,17 @@ class Base:
     ) -> torch.Tensor:
         """Return a weight as a float32 matrix `[m, n]`, rows = outputs, cut to its first `rows`.
 
-        index : the expert's number in a stack.
+        index : the expert's number in a stack. The last whole matrix is kept: models that share this base share it.
         """
+        asked = key, layout, index
+        if rows is None and self._last is not None and self._last[0] == asked:
+            return self._last[1]
+        self._last = None  # let go of it before the next one is read
+        found = self._read(key, layout, rows, index)
+        self._last = (asked, found) if rows is None else None
+        return found
+
+    def _read(self, key: str, layout: Layout | None, rows: int | None, index: int | None) -> torch.Tensor:
         stored = (layout or self.layout(key)).to_matrix(part_of(self.source, key, index))
         return stored[:rows].float()
 

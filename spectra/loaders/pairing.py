@@ -102,7 +102,7 @@ class Pairs:
 
 
 def open_pairs(
-    base: Model,
+    base: Model | Base,
     tuned: Model,
     *,
     include: Sequence[str] = (),
@@ -141,7 +141,7 @@ def open_pairs(
     InputError
         Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
     """
-    opened = open_base(base)
+    opened = base if isinstance(base, Base) else open_base(base)
     start = Path(initial) if initial else None
     options = ReadOptions(allow_unmatched, as_stored, start, alpha, dict(names or {}), truncate)
     if alpha is not None and not math.isfinite(alpha):
