@@ -10,7 +10,7 @@ import torch
 from spectra.errors import MatchError
 from spectra.layout import Layout, layout_of
 from spectra.loaders.disagreements import QUESTION
-from spectra.loaders.experts import Stack, stack_of
+from spectra.loaders.experts import Stack, require_stack, stack_of
 from spectra.loaders.formats import ADAPTER_NAMES
 from spectra.loaders.gguf_header import file_type, quantised
 from spectra.loaders.gguf_names import Naming, naming_of
@@ -87,6 +87,8 @@ class Base:
         shape = self.tensors[key].shape
         if self.naming.architecture:
             stacked = len(shape) == 3 and self.naming.is_stack(key)
+            if stacked:
+                require_stack(key, shape)
             return Stack(shape[0], Layout("linear", shape[1:]), None) if stacked else None
         return stack_of(key, self.tensors, self.source.config)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeGuard
 from spectra.errors import FormatError, UnsafeFileError, UnsupportedError
 from spectra.loaders.files import exists, names_in, open_regular, require_plain_name, require_regular
 from spectra.loaders.header import BITS, FileRecord, Header, TensorInfo
-from spectra.loaders.pickle_walk import MAX_PICKLE, Global, Machine, walk
+from spectra.loaders.pickle_walk import MAX_PICKLE, Global, Machine, few, walk
 from spectra.text import count, listing, show
 
 NAME, SUFFIX = ".metadata", ".distcp"
@@ -127,7 +127,7 @@ class _Builder(Machine):
         del self.stack[-2:]
         name = function.name.rpartition(" ")[2] if isinstance(function, Global) else ""
         if name == "Size":
-            self.stack.append(tuple(arguments[0]))
+            self.stack.append(few(arguments[0]))
         elif name == "OrderedDict":
             self.stack.append({})
         else:

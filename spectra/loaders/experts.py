@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from spectra.errors import FormatError
 from spectra.layout import Layout
 from spectra.loaders.header import TensorInfo
+from spectra.text import show
 
 FIRST = (
     "gate_up_proj", "gate_proj", "up_proj", "gate_and_up_projs", "w1", "w3", "w13_weight", "fc1", "input_linear",
@@ -22,6 +24,7 @@ TRANSPOSED_MODELS = ("gpt_oss", "openai_privacy_filter", "llama4", "llama4_text"
 _COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _WIDTHS = ("hidden_size", "d_model", "n_embd")
 _DEEPEST = 3
+MOST_EXPERTS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,19 @@ def stack_of(key: str, tensors: Mapping[str, TensorInfo], config: Mapping[str, A
     shape = tensors[key].shape
     if len(shape) != 3 or not _named_a_stack(key, shape[0], config):
         return None
+    require_stack(key, shape)
     transposed = _transposed(key, tensors, config)
     note = None if transposed is not None else "the layout of its experts is not known: taken as [experts, out, in]"
     return Stack(shape[0], Layout("transposed" if transposed else "linear", shape[1:]), note)
+
+
+def require_stack(key: str, shape: tuple[int, ...]) -> None:
+    """Refuse a stack that claims more experts than there are, or none: each of them becomes a pair."""
+    if not 0 < shape[0] <= MOST_EXPERTS or 0 in shape:
+        raise FormatError(
+            f"'{show(key)}' claims {shape[0]} experts of {list(shape[1:])}: from 1 to {MOST_EXPERTS:,} that have "
+            "entries are read. Save or download it again."
+        )
 
 
 def _named_a_stack(key: str, first: int, config: Mapping[str, Any]) -> bool:

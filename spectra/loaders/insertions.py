@@ -36,6 +36,7 @@ _PROJECTIONS = {
     "keys": ("k_proj", "key", "k_lin", "k", "wk"),
     "values": ("v_proj", "value", "v_lin", "v", "wv"),
 }
+_ACROSS = ("EncDecAttention", "encoder_attn", "crossattention", "cross_attn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +211,21 @@ def _by_layer(whole: torch.Tensor, layers: int, base: Base, front: str) -> Itera
 
 
 def _projection(base: Base, place: str, what: str, layer: int | None) -> Beside | None:
-    """Return the projection of the base that makes the keys or values of a layer."""
-    for key in base.tensors:
-        path = plain(base.name(key)).removesuffix(".weight").split(".")
-        here = plain(base.name(key)).startswith(place + ".") if layer is None else str(layer) in path[:-1]
-        if here and path[-1] in _PROJECTIONS[what] and len(base.tensors[key].shape) == 2:
-            return Beside(key, "outputs")
-    return None
+    """Return the projection of the base that makes the keys or values of a layer, None where several may be meant.
+
+    A layer's number is the first in a name (T5 numbers the parts of its blocks too); of an encoder and a decoder the
+    decoder has the prefix, in the attention to itself.
+    """
+    names = {key: plain(base.name(key)).removesuffix(".weight").split(".") for key in base.tensors}
+    coder = any("decoder" in path for path in names.values())
+    found = []
+    for key, path in names.items():
+        number = next((step for step in path if step.isdigit()), None)
+        here = ".".join(path).startswith(place + ".") if layer is None else number == str(layer)
+        elsewhere = (coder and "decoder" not in path) or any(step in _ACROSS for step in path)
+        if here and not elsewhere and path[-1] in _PROJECTIONS[what] and len(base.tensors[key].shape) == 2:
+            found.append(Beside(key, "outputs"))
+    return found[0] if len(found) == 1 else None
 
 
 def _bottlenecks(source: TensorSource, base: Base) -> Iterator[Insertion]:

@@ -20,7 +20,7 @@ def transposed_keys(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
     if isinstance(live, list):
         named = {f"{module}.weight" for module in live}
         return named.__contains__
-    if not (_declares_conv1d(config) or _looks_like_gpt2(tensors)):
+    if _is_turned_already(tensors) or not (_declares_conv1d(config) or _looks_like_gpt2(tensors)):
         return lambda _: False
     return lambda key: key.removesuffix(".weight").rpartition(".")[2] in CONV1D_MODULES
 
@@ -28,6 +28,12 @@ def transposed_keys(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
 def _declares_conv1d(config: Mapping[str, Any]) -> bool:
     parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
     return any(part.get("model_type") in CONV1D_MODELS for part in parts)
+
+
+def _is_turned_already(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the fused projections lie `[3 d, d]`, as they do where a converter has turned all Conv1D weights."""
+    fused = [info.shape for key, info in tensors.items() if key.endswith("attn.c_attn.weight")]
+    return bool(fused) and all(len(shape) == 2 and shape[0] == 3 * shape[1] for shape in fused)
 
 
 def _looks_like_gpt2(tensors: Mapping[str, TensorInfo]) -> bool:

@@ -17,6 +17,7 @@ from spectra.text import listing
 
 MAX_PICKLE = 16 * 2**20  # a hundred thousand tensors; walking it takes some twenty seconds
 MAX_PROTOCOL = 3
+_MOST_EXTENTS = 64
 STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
     "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
@@ -326,6 +327,13 @@ def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
         target.update(_as_dict(keys, values))
 
 
+def few(values: Any) -> tuple[Any, ...]:
+    """Return the extents of a tensor. Raises ValueError for more than any tensor has: each call would copy them."""
+    if len(values) > _MOST_EXTENTS:
+        raise ValueError(f"a tensor of {len(values)} dimensions")
+    return tuple(values)
+
+
 def _called(function: Any, arguments: Any) -> Any:
     name = function.name if isinstance(function, Global) else ""
     if name == "collections OrderedDict":
@@ -333,12 +341,12 @@ def _called(function: Any, arguments: Any) -> Any:
         return _as_dict([key for key, _ in pairs], [value for _, value in pairs])
     if name in ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor"):
         storage, offset, shape, stride = arguments[:4]
-        return Tensor(storage, offset, tuple(shape), tuple(stride), storage.dtype)
+        return Tensor(storage, offset, few(shape), few(stride), storage.dtype)
     if name == "torch._utils _rebuild_tensor_v3":
         storage, offset, shape, stride, _, _, dtype = arguments[:7]
         if not isinstance(storage, Storage):
             raise TypeError("a tensor needs a storage")
-        return Tensor(storage, offset, tuple(shape), tuple(stride), dtype.name.removeprefix("torch "))
+        return Tensor(storage, offset, few(shape), few(stride), dtype.name.removeprefix("torch "))
     if name in ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state"):
         return arguments[0]
     if name == "torch._tensor _rebuild_from_type_v2":

@@ -100,3 +100,34 @@ def test_a_prompt_of_nan_is_a_failed_row(base, tmp_path):
     found = spectra.insertions(base, saved(tmp_path / "p", {"prompt_embeddings": prompt}, {"peft_type": "P_TUNING"}))
     assert found.failed == 1
     assert "NaN" in found.rows[0].reason
+
+
+@pytest.mark.parametrize("encoder_first", [True, False])
+def test_the_prefix_of_an_encoder_and_decoder_stands_before_the_decoders_own_attention(tmp_path, encoder_first):
+    torch.manual_seed(0)
+    encoder = {
+        f"encoder.block.{block}.layer.0.SelfAttention.{part}.weight": torch.randn(8, 8)
+        for block in range(2)
+        for part in "kv"
+    }
+    decoder = {
+        f"decoder.block.{block}.layer.{sub}.{name}.{part}.weight": torch.randn(8, 8)
+        for block in range(2)
+        for sub, name in ((0, "SelfAttention"), (1, "EncDecAttention"))
+        for part in "kv"
+    }
+    base = {**encoder, **decoder} if encoder_first else {**decoder, **encoder}
+    config = {"peft_type": "PREFIX_TUNING", "num_layers": 2}
+    found = spectra.insertions(base, saved(tmp_path / "p", {"prompt_embeddings": torch.randn(3, 32)}, config))
+    assert [row.overlap.key for row in found.rows] == [
+        f"decoder.block.{block}.layer.0.SelfAttention.{part}.weight" for block in range(2) for part in "kv"
+    ]
+
+
+def test_where_several_projections_may_be_meant_none_is_taken(tmp_path):
+    base = {
+        f"{tower}.layers.0.attn.{part}.weight": torch.randn(8, 8) for tower in ("text", "vision") for part in ("k", "v")
+    }
+    config = {"peft_type": "PREFIX_TUNING", "num_layers": 1}
+    found = spectra.insertions(base, saved(tmp_path / "p", {"prompt_embeddings": torch.randn(3, 16)}, config))
+    assert [row.overlap for row in found.rows] == [None, None]

@@ -156,7 +156,7 @@ CASES = {
         "Kronecker",
     ),
     "LoKr, sound flat": (peft.LoKrConfig, ["sound"], {"r": 1, "alpha": 2, "decompose_factor": 2}, "Kronecker"),
-    "LoKr, sound in full": (peft.LoKrConfig, ["sound"], {"r": 40, "alpha": 16}, "dense"),
+    "LoKr, sound in full": (peft.LoKrConfig, ["sound"], {"r": 40, "alpha": 16}, "formed"),
     "LoKr, patterns": (
         peft.LoKrConfig, LINEAR,
         {"r": 1, "alpha": 5, "rank_pattern": {"tall": 2}, "alpha_pattern": {"wide": 9}}, "Kronecker",
@@ -229,7 +229,7 @@ CASES = {
     "MiSS, at random": (peft.MissConfig, LINEAR, {"r": 7, "init_weights": False}, "low rank"),
     "MiSS, mini": (peft.MissConfig, LINEAR, {"r": 6, "mini_r": 2, "init_weights": "mini"}, "low rank"),
     "MiSS, mini above r": (peft.MissConfig, LINEAR, {"r": 3, "mini_r": 8, "init_weights": "mini"}, "low rank"),
-    "MiSS, bat": (peft.MissConfig, LINEAR, {"r": 4, "init_weights": "bat"}, "dense"),
+    "MiSS, bat": (peft.MissConfig, LINEAR, {"r": 4, "init_weights": "bat"}, "formed"),
 }  # fmt: skip
 
 

@@ -214,7 +214,7 @@ def test_glora_without_its_parts_changes_nothing(tmp_path):
 
 KINDS = {
     "fourier, few": ("FourierFT", {"n_frequency": 9}, "low rank", 18),
-    "fourier, many": ("FourierFT", {"n_frequency": 16}, "dense", None),
+    "fourier, many": ("FourierFT", {"n_frequency": 16}, "formed", None),
     "wavelets, few": ("WaveFT", {"n_frequency": 9}, "low rank", 8),  # two of the nine stand in one row
     "entries": ("WaveFT", {"n_frequency": 9, "use_idwt": False}, "sparse", None),
     "SHiRA": ("Shira", {"r": 2}, "sparse", None),
@@ -466,7 +466,7 @@ def test_more_tokens_than_dimensions_are_read_in_full(tmp_path):
     folder, true = made(tmp_path, llama, config)
     found, (pair,) = read(folder)
     require_same(found, true)
-    assert pair.update.kind == "dense"
+    assert pair.update.kind == "formed"
 
 
 def gates(tmp_path, **gates):

@@ -30,3 +30,15 @@ def test_a_truncation_is_the_first_pieces_with_the_scale_of_the_whole(models, ra
 def test_a_rank_that_is_not_there_is_refused(models, rank):
     with pytest.raises(UsageError, match="at most 4"):
         open_pairs(*models, truncate=rank)
+
+
+@pytest.mark.parametrize("case", ["lora_dora", "loha", "hra", "vblora"])
+def test_factors_that_are_no_row_of_pieces_are_not_cut(oracle, case):
+    with pytest.raises(UsageError, match="plain LoRA"):
+        open_pairs(oracle / case / "base", oracle / case / "adapter", truncate=1)
+
+
+@pytest.mark.parametrize("case", ["kohya_dylora", "lycoris_dylora"])
+def test_dylora_files_are_cut(oracle, case):
+    with open_pairs(oracle / case / "base", oracle / case / "adapter", truncate=1) as pairs:
+        assert {pair.update.factors[0].shape[1] for pair in pairs} == {1}

@@ -38,7 +38,7 @@ def test_the_rounding_floor_is_drawn_near_the_data_only(report, edge, drawn):
 
 def test_the_title_is_the_name_and_the_expert(report):
     assert spectrum(report.rows[0]).get_title() == "model.layers.0.self_attn.q_proj.weight"
-    assert spectrum(replace(report.rows[0], index=7)).get_title().endswith("weight [7]")
+    assert spectrum(replace(report.rows[0], index=7)).get_title().endswith("weight[7]")
 
 
 def test_a_row_without_measurements_says_so(unchanged):

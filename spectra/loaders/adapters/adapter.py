@@ -16,6 +16,15 @@ from spectra.loaders.plan import Plan
 from spectra.loaders.source import TensorSource
 from spectra.text import numbered
 
+# What a vision-language model's parts are called on disk, and in memory since transformers 4.52.
+_RENAMED = (
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head", "lm_head"),
+    ("vision_tower.", "model.vision_tower."),
+    ("vision_model.", "model.vision_model."),
+    ("visual.", "model.visual."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+)
 _WEIGHT_NAMES = (".weight", ".in_proj_weight", "")
 
 
@@ -60,7 +69,21 @@ def homes(base: Base) -> Mapping[str, str]:
         for index in base.indices(key):
             known.setdefault(numbered(plain(base.name(key)), index), key)
             known.setdefault(plain(base.name(key, index)).removesuffix(".weight"), key)
-    return known
+    return {**_renamed(known), **known}
+
+
+def _renamed(known: Mapping[str, str]) -> dict[str, str]:
+    """Return the names that transformers 5 has in memory for a vision-language model that lies under older ones."""
+    fronts = [(before, after) for before, after in _RENAMED if any(name.startswith(before) for name in known)]
+    towers = any(after.startswith(("model.vision", "model.visual")) for _, after in fronts)
+    inner = any(name.startswith("language_model.") for name in known)
+    rules = [*fronts, *([("model.", "model.language_model.")] if towers and not inner else [])]
+    return {
+        after + name.removeprefix(before): key
+        for before, after in rules
+        for name, key in known.items()
+        if name.startswith(before)
+    }
 
 
 @dataclass(frozen=True, slots=True)

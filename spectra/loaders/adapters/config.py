@@ -84,7 +84,16 @@ class AdapterConfig:
             notes.append(
                 f"several alpha_patterns match and PEFT does not save their order: alpha {alphas[0]:g} is taken"
             )
+        if self.rank_pattern and self.alpha_pattern and "peft_version" not in self.raw and not self._one_key(module):
+            notes.append(
+                "rank and alpha come from different patterns: older versions of PEFT looked both up by the first "
+                f"that matches, which may give another scale than {self.scaling_of(module, stored):g}"
+            )
         return notes
+
+    def _one_key(self, module: str) -> bool:
+        """Whether a module's rank and alpha are found under the same pattern, or neither is."""
+        return matching(self.rank_pattern, module)[:1] == matching(self.alpha_pattern, module)[:1]
 
     def rank_in(self, name: str, otherwise: int) -> int:
         """Return a whole number above zero that the configuration has under a name, else `otherwise`."""

@@ -52,7 +52,7 @@ def plan_adapter(found: Found, dialect: Dialect, base: Base) -> Plan:
     faults.raise_any()
     plan.info = _info(adapter, places)
     if found.options.truncate is not None:
-        truncate(plan, found.options.truncate)
+        truncate(plan, found.options.truncate, (one for own in places.adapted.values() for one in own))
     plan.notes.extend(doubts(base.source, adapter.source, adapter.config.base_model))
     return plan
 

@@ -17,6 +17,7 @@ from spectra.loaders.plan import Plan
 from spectra.text import listing, nearest, show
 
 _LOST = "matches nothing in the base"
+_TIED = "in the base it is tied to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ def _place_replaced(
             lost[name] = key
         elif reason is not None:
             plan.skip(key, reason)
+            if reason.startswith(_TIED):
+                plan.notes.append(f"'{show(name)}' was trained in full and is left out: {reason}")
         elif home is not None:
             homes[home] = key
     return homes, lost
@@ -115,5 +118,5 @@ def _reason_against(
         return base.unfit(home) or head_of_other_size(home, base.tensors[home].shape, info.shape)
     tied = base.tied_to(name.removesuffix(".weight"))
     if tied is not None:
-        return f"in the base it is tied to '{show(tied)}' and not stored"
+        return f"{_TIED} '{show(tied)}' and not stored"
     return "a new module: the base has no such weight" if any(f".{head}." in f".{name}." for head in heads) else _LOST

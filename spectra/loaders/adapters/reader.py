@@ -179,6 +179,8 @@ def _plan_matrix(
     plan.notes.extend(note for note in notes if note not in plan.notes)
     if len(set(fits)) > 1:
         raise MatchError(f"'{show(key)}' is adapted as {_names(modules)}, of unequal shapes.")
+    if len(modules) == 1 and base.tied_to(modules[0].name) == key:
+        notes.append(f"adapted as '{show(modules[0].name)}', which shares this weight: what merging makes of it")
     if len(modules) > 1:
         notes.append(f"tied weight adapted as {_names(modules)}: what merging makes of it")
     reader = _Reader(key, index, tuple(modules), base, adapter, places, layout, rows, tuple(dict.fromkeys(notes)))

@@ -1,18 +1,30 @@
 """DyLoRA (arXiv:2210.07558) read at one of the ranks it was trained for: the first pieces of its factors alone."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from spectra.errors import UsageError
+from spectra.loaders.adapters.contents import Module
 from spectra.loaders.plan import Plan, Planned
-from spectra.text import show
+from spectra.text import listing, show
 from spectra.updates import LowRank, WeightPair
 
+_FAMILIES = ("LORA", "LOCON")
+_PIECES = ("lora_a", "lora_b", "lora_down", "lora_up", "lora_embedding", "alpha", "scalar", "up", "down")
 
-def truncate(plan: Plan, rank: int) -> None:
+
+def truncate(plan: Plan, rank: int, modules: Iterable[Module]) -> None:
     """Cut every low-rank update of a plan to its first `rank` pieces, `B[:, :rank] A[:rank]`.
 
-    The scale stays that of the file. Raises UsageError for a rank that no update has.
+    The scale stays that of the file. Raises UsageError for a rank that no update has, and for updates whose factors
+    are no row of trained pieces: only plain LoRA's are.
     """
+    other = next((module for module in modules if not _is_plain(module)), None)
+    if other is not None:
+        raise UsageError(
+            f"truncate is for plain LoRA, whose factors are a row of pieces; '{show(other.name)}' is "
+            f"{other.family.method} of {listing(other.parts, 5)}."
+        )
     most = max(plan.info.ranks, default=0)
     if not 1 <= rank <= most:
         has = f"the ranks of '{show(plan.info.label)}' are at most {most}" if most else "there is no rank to cut"
@@ -20,6 +32,10 @@ def truncate(plan: Plan, rank: int) -> None:
     plan.pairs = {place: _cut(planned, rank) for place, planned in plan.pairs.items()}
     plan.info = replace(plan.info, ranks=tuple(sorted({min(rank, own) for own in plan.info.ranks})))
     plan.notes.append(f"read at rank {rank} as DyLoRA trains it, with the scale of the whole")
+
+
+def _is_plain(module: Module) -> bool:
+    return module.family.method in _FAMILIES and all(part.lower().startswith(_PIECES) for part in module.parts)
 
 
 def _cut(planned: Planned, rank: int) -> Planned:

@@ -19,6 +19,7 @@ from spectra.loaders.adapters.dialects.respelled import Turn, as_it_lies, respel
 from spectra.loaders.adapters.dialects.unconfigured import configured, given_alpha, stored_ranks
 from spectra.loaders.adapters.families.lora import LORA
 from spectra.loaders.adapters.family import Parsed
+from spectra.loaders.experts import require_stack
 from spectra.loaders.gguf_names import Naming, naming_of
 from spectra.loaders.plan import Plan
 from spectra.text import numbered, show
@@ -115,6 +116,8 @@ def _experts(module: Module, name: str, known: Collection[str], found: Found) ->
     """Return a module for every expert, under its name in the base, where they may be stacked too."""
     shapes = [found.source.header.tensors[key].shape for key in module.parts.values()]
     count = shapes[0][0] if len(shapes[0]) == 3 else 0
+    if count:
+        require_stack(name, shapes[0])
     stacked = any(other.endswith(numbered(name, 0)) for other in known)
     experts = []
     for number in range(count):

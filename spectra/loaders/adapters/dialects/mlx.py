@@ -20,6 +20,7 @@ from spectra.loaders.adapters.dialects.respelled import as_it_lies, respelled, t
 from spectra.loaders.adapters.dialects.unconfigured import configured, given_alpha, stored_ranks
 from spectra.loaders.adapters.families.lora import LORA
 from spectra.loaders.adapters.family import Family, Parsed
+from spectra.loaders.experts import require_stack
 from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
 from spectra.loaders.plan import Plan
 from spectra.text import numbered, show
@@ -92,6 +93,7 @@ def _settled(module: Module, known: Collection[str], found: Found) -> list[Modul
     """Say what a module is: a linear layer, an embedding, or every expert of a stack."""
     stacked = module.parts.get("lora_b")
     if stacked is not None and len(shape := found.source.header.tensors[stacked].shape) == 3:
+        require_stack(module.name, shape)
         shared = replace(module, share=shape[0])
         return [
             replace(shared, name=name, configured=name, index=index, family=_expert(number, shape[0]))

@@ -20,7 +20,7 @@ def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, int]:
     """Return the sizes of the scaled outputs and the rotated inputs."""
     stages, count, b, other = shape_of(module, parts, "boft_R", 4)
     scales = shape_of(module, parts, "boft_s")
-    if b != other or (stages > 1 and (b % 2 or count % 2 ** (stages - 1))):
+    if b != other or not count or stages > count.bit_length() or (stages > 1 and (b % 2 or count % 2 ** (stages - 1))):
         raise disagreement(module, parts)
     return math.prod(scales), count * b
 

@@ -23,4 +23,15 @@ def _of_xlora(config: AdapterConfig) -> str:
     )
 
 
-CONDITIONAL: Mapping[str, Callable[[AdapterConfig], str]] = {"LILY": _of_lily, "XLORA": _of_xlora}
+def _of_shadow(config: AdapterConfig) -> str:
+    return (
+        "the adapter's method is ShadowPEFT (peft_type SHADOW): a small model runs beside the base and changes what "
+        "passes between its blocks, so that it has no weight update to analyse."
+    )
+
+
+CONDITIONAL: Mapping[str, Callable[[AdapterConfig], str]] = {
+    "LILY": _of_lily,
+    "SHADOW": _of_shadow,
+    "XLORA": _of_xlora,
+}

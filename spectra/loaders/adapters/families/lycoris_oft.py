@@ -26,7 +26,8 @@ def fits(module: str, parts: Shapes, config: AdapterConfig) -> tuple[int, None]:
     shape = parts.get("oft_blocks", ())
     square = len(shape) in (3, 4) and shape[-1] == shape[-2] > 0
     butterfly = len(shape) == 4 and square
-    if not square or (butterfly and (shape[-1] % 2 or shape[1] % 2 ** (shape[0] - 1))):
+    uneven = butterfly and (shape[0] > shape[1].bit_length() or shape[-1] % 2 or shape[1] % 2 ** (shape[0] - 1))
+    if not square or 0 in shape or uneven:
         raise MatchError(f"'{show(module)}': oft_blocks {list(shape)} are no square blocks of a rotation.")
     size, rescale = shape[-3] * shape[-1], parts.get("rescale")
     if rescale is not None and (rescale[:1] != (size,) or math.prod(rescale) != size):

@@ -25,6 +25,9 @@ _OF_THE_MODEL = (
 )  # fmt: skip
 
 
+_WORDS = ("bias", "init_weights", "mask_type", "peft_version", "target_modules")  # texts that are a choice
+
+
 def through_peft(config: AdapterConfig) -> Family | None:
     """Return the family of a method that the installed PEFT knows; None where it does not, or is not there."""
     prefix = _prefix(config.method)
@@ -72,6 +75,7 @@ def _prefix(method: str) -> str | None:
 def _merged(target: Target) -> Update:
     """Return `W' - W0` of one layer, merged in float64."""
     peft, W0 = _peft(), target.base().double()
+    _require_no_names(target)
     raw = {key: value for key, value in target.config.raw.items() if key not in _OF_THE_MODEL}
     leaf = target.module.rpartition(".")[2]
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -85,7 +89,7 @@ def _merged(target: Target) -> Update:
             loaded = peft.set_peft_model_state_dict(model, {key: tensor.double() for key, tensor in state.items()})
             layer = model.base_model.model.get_submodule(target.module)
             layer.merge(safe_merge=False)
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as fault:
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError, OSError) as fault:
             raise UnsupportedError(
                 f"'{show(target.module)}': PEFT {peft.__version__} cannot merge this {target.config.method} module "
                 f"alone ({show(fault)}). Merge the adapter with PEFT and diagnose the merged model."
@@ -94,6 +98,20 @@ def _merged(target: Target) -> Update:
         raise MatchError(f"'{show(target.module)}': PEFT has no place for {listing(loaded.unexpected_keys, 3)}.")
     weight = layer.get_base_layer().weight.detach()
     return Dense((target.layout.to_matrix(weight) - W0).float())
+
+
+def _require_no_names(target: Target) -> None:
+    """Refuse a configuration with texts, before PEFT sees it: they may name a model to fetch or a file to open."""
+    texts = [
+        key
+        for key, value in target.config.raw.items()
+        if isinstance(value, str) and key not in (*_OF_THE_MODEL, *_WORDS)
+    ]
+    if texts:
+        raise UnsupportedError(
+            f"{target.config.method} is read through PEFT only where its configuration holds numbers and flags, and "
+            f"this one has {listing(texts, 5)}, which may name a model or a file. Merge the adapter with PEFT."
+        )
 
 
 def _shell(target: Target, W0: torch.Tensor) -> torch.nn.Module:

@@ -31,6 +31,8 @@ def rank(parts: Shapes, config: AdapterConfig) -> int:
 def update(target: Target) -> Update:
     """Return `B A`, both put together from theta."""
     (m, n), r = target.shape, target.config.rank_in("r", 4)
+    if r > min(m, n):
+        raise MatchError(f"'{show(target.module)}' is {m} x {n}, and the configuration says r = {r}. Is this its base?")
     theta = target.shared("unilora_theta_d").double().flatten()
     if "unilora_indices_A" in target.parts:
         A, B = (_stored(target, side, theta) for side in "AB")
