@@ -9,6 +9,7 @@ import pickletools
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO, Any, cast
 
 from spectra.errors import FormatError, UnsafeFileError, UnsupportedError
@@ -17,7 +18,7 @@ from spectra.text import listing
 
 MAX_PICKLE = 16 * 2**20  # a hundred thousand tensors; walking it takes some twenty seconds
 MAX_PROTOCOL = 3
-_MOST_EXTENTS = 64
+_MOST_EXTENTS = 100  # beyond what is read as a shape
 STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
     "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
@@ -328,10 +329,8 @@ def _update(target: Any, keys: list[Any], values: list[Any]) -> None:
 
 
 def few(values: Any) -> tuple[Any, ...]:
-    """Return the extents of a tensor. Raises ValueError for more than any tensor has: each call would copy them."""
-    if len(values) > _MOST_EXTENTS:
-        raise ValueError(f"a tensor of {len(values)} dimensions")
-    return tuple(values)
+    """Return the extents of a tensor, cut where they are more than any tensor has: each call copies them."""
+    return tuple(islice(values, _MOST_EXTENTS))
 
 
 def _called(function: Any, arguments: Any) -> Any:

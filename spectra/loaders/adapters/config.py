@@ -84,7 +84,8 @@ class AdapterConfig:
             notes.append(
                 f"several alpha_patterns match and PEFT does not save their order: alpha {alphas[0]:g} is taken"
             )
-        if self.rank_pattern and self.alpha_pattern and "peft_version" not in self.raw and not self._one_key(module):
+        undated = "peft_type" in self.raw and "peft_version" not in self.raw
+        if self.rank_pattern and self.alpha_pattern and undated and not self._one_key(module):
             notes.append(
                 "rank and alpha come from different patterns: older versions of PEFT looked both up by the first "
                 f"that matches, which may give another scale than {self.scaling_of(module, stored):g}"
