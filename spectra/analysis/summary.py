@@ -33,7 +33,7 @@ def summarise(layers: Sequence[Layer], info: TunedInfo, base_parameters: int, ba
         "stable_rank": _middle(rank.stable for rank in ranks),
         "energy_90": _middle(rank.energy_90 for rank in ranks),
         "above_floor": _middle(rank.above_floor for rank in ranks),
-        "allotted_ranks": list(info.ranks),
+        "allotted_ranks": sorted({rank.allotted for rank in ranks if rank.allotted}) or list(info.ranks),
         "utilisation": _middle(rank.utilisation for rank in ranks if rank.utilisation is not None),
         "update_ratio": _middle(norm.ratio for norm in norms),
         "update_ratio_largest": max((norm.ratio for norm in norms), default=None),

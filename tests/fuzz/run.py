@@ -1,8 +1,8 @@
 """The fuzzer: libFuzzer through atheris, over the readers of `readers.py`. Needs Linux and `pip install atheris`.
 
-    python tests/fuzz/corpus.py /tmp/corpus
-    python tests/fuzz/run.py /tmp/corpus -dict=/tmp/corpus.dict -runs=1000000            # the long run
-    python tests/fuzz/run.py /tmp/corpus -dict=/tmp/corpus.dict -max_total_time=60       # that of CI
+    python tests/fuzz/corpus.py corpus
+    python tests/fuzz/run.py corpus -dict=corpus.dict -runs=1000000            # the long run
+    python tests/fuzz/run.py corpus -dict=corpus.dict -max_total_time=60       # that of CI
 
 What it finds is written to crash-* in the working folder; `python tests/fuzz/run.py crash-...` runs one again.
 """

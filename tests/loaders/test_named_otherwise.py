@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spectra import open_pairs
+from spectra import diagnose, open_pairs
 
 
 def adapter(folder, modules, shape=(8, 8), **config):
@@ -80,3 +80,9 @@ def test_a_trained_head_that_is_left_out_is_told_at_the_top(tmp_path):
     save_file({**load_file(folder / "adapter_model.safetensors"), **tensors}, folder / "adapter_model.safetensors")
     with open_pairs(base, folder) as pairs:
         assert any("'lm_head.weight' was trained in full and is left out" in note for note in pairs.notes)
+
+
+def test_a_start_that_was_taken_out_of_the_base_may_use_twice_the_rank(oracle):
+    report = diagnose(oracle / "lora_pissa_raw" / "base", oracle / "lora_pissa_raw" / "adapter")
+    assert report.summary["allotted_ranks"] == [8]
+    assert {row.rank.allotted for row in report.rows} == {8}
