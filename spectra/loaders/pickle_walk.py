@@ -18,7 +18,7 @@ from spectra.text import listing
 
 MAX_PICKLE = 16 * 2**20  # a hundred thousand tensors; walking it takes some twenty seconds
 MAX_PROTOCOL = 3
-_MOST_EXTENTS = 20  # more than is read as a shape
+_MOST_EXTENTS = 70  # more than torch has
 STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
     "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
