@@ -191,7 +191,6 @@ def _groups(rows: Sequence[Layer]) -> list[_Group]:
 
 
 def _cells(layer: Layer) -> dict[str, Any]:
-    least = min((value for side in layer.intruders for value in side.similarity), default=None)
     rank, norm = layer.rank, layer.norm
     return {
         "module": show(numbered(layer.place.module, layer.index)),
@@ -206,7 +205,7 @@ def _cells(layer: Layer) -> dict[str, Any]:
         "new": sum(side.new for side in layer.intruders),
         "rotated": sum(side.rotated for side in layer.intruders),
         "degenerate": sum(side.degenerate for side in layer.intruders),
-        "least": "" if least is None else f"{least:.2f}",
+        "least": words.least_similarity(layer),
         "null": f"{max((side.null for side in layer.intruders), default=0.0):.2f}" if layer.intruders else "",
         "energy": percent(max((side.energy_share for side in layer.intruders), default=0.0)) if layer.ok else "",
         "effective": words.rank_value(rank, "effective") if rank else "",

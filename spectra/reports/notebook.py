@@ -17,11 +17,10 @@ def fragment(report: Diagnosis) -> str:
         "<tr><th>matrix</th><th>intruders</th><th>least similarity</th><th>effective rank</th><th>dW / W0</th></tr>"
     ]
     for layer in rows:
-        least = min((value for side in layer.intruders for value in side.similarity), default=None)
         cells = (
             _text(numbered(layer.name, layer.index)),
             f"{layer.found} of {layer.examined}" if layer.ok else _text(layer.status),
-            "" if least is None else f"{least:.2f}",
+            words.least_similarity(layer),
             words.rank_value(layer.rank, "effective") if layer.rank else "",
             f"{layer.norm.ratio:.3g}" if layer.norm else "",
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.loaders.plan import Skipped, TunedInfo
+from spectra.metrics.layer import Layer
 from spectra.metrics.place import Placed
 from spectra.metrics.ranks import Ranks
 from spectra.text import count, listing, numbered, percent, quantity, show, size
@@ -51,6 +52,18 @@ def headline(report: Diagnosis) -> str:
         f"{real} of {summary['examined']} leading directions ({percent(real / summary['examined'])}) are intruders: "
         f"{summary['new']} new to the base's top space, {summary['rotated']} rotated within it."
     )
+
+
+def least_similarity(layer: Layer) -> str:
+    """The least similarity among a matrix's leading directions, as an interval where it is not exact.
+
+    It lies between the least of the lower ends and the least of the upper ends.
+    """
+    low = min((value for side in layer.intruders for value in side.similarity), default=None)
+    high = min((value for side in layer.intruders for value in side.similarity_bound), default=None)
+    if low is None or high is None:
+        return ""
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
 def chance(report: Diagnosis) -> str:
