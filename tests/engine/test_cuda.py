@@ -93,7 +93,7 @@ def test_a_diagnosis_has_the_counts_of_the_cpu(tmp_path):
     folder = testing.save_checkpoint(tmp_path / "base", base)
     factors = testing.lora(base, ("q_proj", "up_proj", "down_proj"), rank=4, strength=0.6, seed=2)
     adapter = testing.save_lora(tmp_path / "lora", factors, alpha=8)
-    for method in ("auto", "certified"):
+    for method in ("auto", "certified", "basis"):
         there = diagnose(folder, adapter, settings=Settings(method=method, device="cuda"))
         here = diagnose(folder, adapter, settings=Settings(method="exact", device="cpu"))
         assert [row.key for row in there.rows] == [row.key for row in here.rows]
