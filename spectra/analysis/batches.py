@@ -26,7 +26,6 @@ from spectra.engine.choose import (
 )
 from spectra.engine.decomposition import SVD
 from spectra.engine.feed import Feed
-from spectra.metrics.blocks import has_entry
 from spectra.updates import WeightPair
 
 _FLEET = 32  # updates of one base matrix answered together
@@ -65,29 +64,29 @@ def on_one_base(pairs: Iterable[WeightPair], request: Request, bases: Known) -> 
 
 
 def _in_basis(fleet: list[WeightPair], request: Request, bases: Known) -> list[Decompositions | None]:
-    none: list[Decompositions | None] = [None] * len(fleet)
+    answers: list[Decompositions | None] = [None] * len(fleet)
     if len(fleet) == 1 or request.method == "exact" or rejected(fleet[0], request) is not None:
-        return none
+        return answers
     base = bases.of(fleet[0])
     places = [place for place, pair in enumerate(fleet) if base is not None and _suits_basis(pair, request, base)]
     if base is None or len(places) < 2:
-        return none
+        return answers
     try:
         found = basis_batch([fleet[place] for place in places], request, base)
     except RuntimeError as fault:
         if not is_out_of_memory(fault):
             raise
-        return none
+        return answers
     for place, answer in zip(places, found, strict=True):
-        none[place] = answer
-    return none
+        answers[place] = answer
+    return answers
 
 
 def _suits_basis(pair: WeightPair, request: Request, base: SVD) -> bool:
     factors = pair.update.factors
     if factors is None or method_for(pair, request, base) != "basis":
         return False
-    return has_entry(pair.update) and all(bool(factor.isfinite().all()) for factor in factors)
+    return all(bool(factor.any()) and bool(factor.isfinite().all()) for factor in factors)
 
 
 def _window(source: Iterator[WeightPair]) -> list[WeightPair]:

@@ -112,8 +112,11 @@ def _prepared(
             except InputError as fault:
                 unread[number] = fault
 
-    batched = settings.device != "cpu" and settings.method != "basis"
-    answered = in_batches(readable(), settings.request) if batched else on_one_base(readable(), settings.request, kept)
+    answered: Iterator[Answered] = ((pair, None) for pair in readable())
+    if settings.device != "cpu" and settings.method != "basis":
+        answered = in_batches(readable(), settings.request)
+    elif len(models) > 1:  # it reads one pair ahead, which one model alone has no use for
+        answered = on_one_base(readable(), settings.request, kept)
     coming: Answered | None = None
     for number, (name, place) in enumerate(tasks):
         coming = coming or next(answered, None)  # taking the next one that can be read passes those that cannot

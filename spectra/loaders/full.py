@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from spectra.errors import MatchError, UnsupportedError
-from spectra.loaders.base import Base, head_of_other_size, plan_replaced, weights_in
+from spectra.loaders.base import Base, head_of_other_size, plan_replaced
 from spectra.loaders.disagreements import Disagreements
 from spectra.loaders.gguf_names import naming_of, require_comparable
 from spectra.loaders.header import FLOATS, TensorInfo
@@ -13,17 +13,17 @@ from spectra.loaders.methods import FULL, Fate, recognise
 from spectra.loaders.plan import Plan, TunedInfo
 from spectra.loaders.quantization.unpack import unpacked
 from spectra.loaders.restacked import restacked
-from spectra.loaders.source import Model, open_source
+from spectra.loaders.source import TensorSource
 from spectra.text import listing, show
 
 
-def plan_full(model: Model, base: Base) -> Plan:
-    """Match a full checkpoint to its base. Everything left out is in `skipped` with its reason.
+def plan_full(source: TensorSource, base: Base) -> Plan:
+    """Match a full checkpoint, opened, to its base. Everything left out is in `skipped` with its reason.
 
     Raises UnsupportedError, naming the method, when the file holds an adapter; MatchError, with
     all of it at once, when nothing matches or shapes disagree.
     """
-    tuned = unpacked(open_source(weights_in(model)), "tuned checkpoint")
+    tuned = unpacked(source, "tuned checkpoint")
     names = tuned.header.tensors
     plan = Plan(_info(tuned.label, names), tuned)
     found = _found(plan, base)

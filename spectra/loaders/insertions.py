@@ -16,13 +16,13 @@ from typing import Any, Literal
 import torch
 
 from spectra.errors import MatchError, UnsupportedError
-from spectra.loaders.adapters.config import CONFIG_NAME, read_raw
+from spectra.loaders.adapters.adapter import opened
+from spectra.loaders.adapters.config import CONFIG_NAME
 from spectra.loaders.base import Base
-from spectra.loaders.files import exists, require_exists
-from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES
+from spectra.loaders.files import require_exists
 from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
-from spectra.loaders.source import TensorSource, open_source
+from spectra.loaders.source import TensorSource
 from spectra.text import listing, show
 from spectra.updates import Factors
 
@@ -85,10 +85,7 @@ def open_insertions(path: str | Path) -> Inserted | None:
     """Open an adapter that inserts matrices beside the weights; None where there is nothing of the kind."""
     path = Path(path)
     require_exists(path)
-    folder = path if path.is_dir() else path.parent
-    raw = read_raw(folder) if path.is_dir() or path.name not in WEIGHT_NAMES else {}
-    ours = path.is_dir() and (bool(raw) or any(exists(folder / name) for name in ADAPTER_NAMES))
-    source = open_source(path, ADAPTER_NAMES if ours else WEIGHT_NAMES)
+    source, raw = opened(path)
     found = _of_names(source, raw)
     if found is None:
         source.close()

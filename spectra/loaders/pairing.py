@@ -7,13 +7,12 @@ from types import TracebackType
 from typing import Self
 
 from spectra.errors import InputError, MatchError, UsageError
-from spectra.loaders.adapters.adapter import Found
+from spectra.loaders.adapters.adapter import Found, opened
 from spectra.loaders.adapters.beside import adapters_below
-from spectra.loaders.adapters.config import read_raw
 from spectra.loaders.adapters.dialects.peft import PEFT
 from spectra.loaders.adapters.dialects.table import dialect_of
 from spectra.loaders.adapters.folder import plan_adapter
-from spectra.loaders.base import Base, open_base
+from spectra.loaders.base import Base, open_base, weights_in
 from spectra.loaders.files import exists, require_exists
 from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
 from spectra.loaders.full import plan_full
@@ -141,27 +140,27 @@ def open_pairs(
     InputError
         Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
     """
-    opened = base if isinstance(base, Base) else open_base(base)
+    known = base if isinstance(base, Base) else open_base(base)
     start = Path(initial) if initial else None
     options = ReadOptions(allow_unmatched, as_stored, start, alpha, dict(names or {}), truncate)
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}: it must be a finite number.")
     if as_stored and initial:
         raise UsageError("as_stored and initial (--as-stored, --initial) are two ways to read a start: give one.")
-    plan = _plan(tuned, opened, options)
+    plan = _plan(tuned, known, options)
     if not plan.pairs:
-        raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(opened.source.label)}'.")
+        raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(known.source.label)}'.")
     include, exclude = ((given,) if isinstance(given, str) else given for given in (include, exclude))
     wanted = selector(include, exclude)
     keys = list(dict.fromkeys(key for key, _ in plan.pairs))
-    chosen = [key for key in keys if wanted(key, opened.name(key))]
+    chosen = [key for key in keys if wanted(key, known.name(key))]
     if not chosen:
         pattern = listing([*include, *(f"not {name}" for name in exclude)])
         like = nearest(include[0], keys) if include else None
         hint = f" The nearest name is '{show(like)}'." if like else ""
         raise InputError(f"no weight matches {pattern}.{hint}")
-    left = [Skipped(key, "left out by include / exclude") for key in keys if not wanted(key, opened.name(key))]
-    return Pairs(plan.base or opened, plan, chosen, [*plan.skipped, *left])
+    left = [Skipped(key, "left out by include / exclude") for key in keys if not wanted(key, known.name(key))]
+    return Pairs(plan.base or known, plan, chosen, [*plan.skipped, *left])
 
 
 def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
@@ -169,28 +168,26 @@ def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
         path = Path(tuned)
         require_exists(path)
         _suggest_subfolder(path)
-        found = _found(path, options, base)
+        found = Found(path, *opened(path), base, options)
         dialect = dialect_of(found)
         if options.initial is not None and dialect is not PEFT:
             raise InputError(f"initial (--initial) is for adapters of PEFT, and '{show(path.name)}' is none.")
         if dialect is None:
-            found.source.close()
-            return plan_full(path, base)
+            return _plan_model(found, base)
         plan = plan_adapter(found, dialect, base)
         plan.notes.extend(_full_beside(path))
         return plan
     if isinstance(tuned, Mapping) or hasattr(tuned, "state_dict"):
-        return plan_full(tuned, base)
+        return plan_full(open_source(weights_in(tuned)), base)
     raise InputError(f"an object of type {type(tuned).__name__} is neither a path, an nn.Module nor a state dict.")
 
 
-def _found(path: Path, options: ReadOptions, base: Base) -> Found:
-    """Open what lies at a path; an adapter's own files come before a model's."""
-    folder = path if path.is_dir() else path.parent
-    beside = path.is_dir() or path.name not in WEIGHT_NAMES
-    raw = read_raw(folder) if beside else {}
-    adapter = path.is_dir() and (raw or any(exists(folder / name) for name in ADAPTER_NAMES))
-    return Found(path, open_source(path, ADAPTER_NAMES if adapter else WEIGHT_NAMES), raw, base, options)
+def _plan_model(found: Found, base: Base) -> Plan:
+    """Plan a model from the source that is open; where that is an adapter's file of no known kind, from the model's."""
+    if not any(record.name in ADAPTER_NAMES for record in found.source.header.files):
+        return plan_full(found.source, base)
+    found.source.close()
+    return plan_full(open_source(found.path), base)
 
 
 def _full_beside(folder: Path) -> list[str]:

@@ -6,14 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from spectra.loaders.adapters.config import AdapterConfig
+from spectra.loaders.adapters.config import AdapterConfig, read_raw
 from spectra.loaders.adapters.contents import Contents
 from spectra.loaders.base import Base
+from spectra.loaders.files import exists
+from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES
 from spectra.loaders.matching import plain
 from spectra.loaders.methods import Method, recognise
 from spectra.loaders.options import ReadOptions
 from spectra.loaders.plan import Plan
-from spectra.loaders.source import TensorSource
+from spectra.loaders.source import TensorSource, open_source
 from spectra.text import numbered
 
 # What a vision-language model's parts are called on disk, and in memory since transformers 4.52.
@@ -54,6 +56,14 @@ class Found:
     def kins(self) -> set[str]:
         """The kin of those rows: `kohya`, `mlx`, `hub`, ..."""
         return {method.kin for method in self.methods}
+
+
+def opened(path: Path) -> tuple[TensorSource, Mapping[str, Any]]:
+    """Open what lies at a path, with its adapter configuration; an adapter's own files come before a model's."""
+    folder = path if path.is_dir() else path.parent
+    raw = read_raw(folder) if path.is_dir() or path.name not in WEIGHT_NAMES else {}
+    adapter = path.is_dir() and (raw or any(exists(folder / name) for name in ADAPTER_NAMES))
+    return open_source(path, ADAPTER_NAMES if adapter else WEIGHT_NAMES), raw
 
 
 def homes(base: Base) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from spectra.loaders.replication import layers_of
 from spectra.loaders.source import TensorSource
 from spectra.loaders.traversal import in_order
 from spectra.text import listing, show
-from spectra.updates import Dense, LowRank, Storage, Sum, Update, WeightPair
+from spectra.updates import Dense, LowRank, Storage, Sum, Update, WeightPair, nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class _Reader:
     def build(self) -> WeightPair:
         W0, remarks = self.base.matrix(self.key, self.layout, index=self.index), list[str]()
         updates = [self._update(module, W0, remarks) for module in self.modules]
-        update = updates[0] if len(updates) == 1 else merged(updates) if updates else _untouched(W0)
+        # No module: an expert that is not adapted while others of its stack are.
+        update = updates[0] if len(updates) == 1 else merged(updates) if updates else nothing(self.layout.shape, W0)
         whole = self.rows == self.layout.shape[0] == update.shape[0]
         return WeightPair(
             key=self.key,
@@ -231,11 +232,6 @@ def merged(updates: Sequence[Update]) -> Update:
     if all(_equal(B, other_B) and _equal(A, other_A) for other_B, other_A in known[1:]):
         return updates[0]
     return LowRank(torch.cat([B for B, _ in known], dim=1), torch.cat([A for _, A in known]))
-
-
-def _untouched(W0: torch.Tensor) -> Update:
-    """Return the update of an expert that is not adapted while others of its stack are: zero, of rank zero."""
-    return LowRank(W0.new_zeros(W0.shape[0], 0), W0.new_zeros(0, W0.shape[1]))
 
 
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
