@@ -167,7 +167,10 @@ class Rescaled(_Unfactored):
     inner: Update
     gain: torch.Tensor
     axis: Axis = "rows"
-    kind = "rescaled"
+
+    @property
+    def kind(self) -> str:
+        return "rescaled" if self.axis == "rows" else "rescaled columns"
 
     def __post_init__(self) -> None:
         length = self.base.shape[0 if self.axis == "rows" else 1]
@@ -442,7 +445,9 @@ class WeightPair:
     """One base weight and its update, both `[m, n]` in float32 with rows = outputs.
 
     key : the base weight's name on disk; index : expert number or None; name : the Hub's name where
-    it differs from the key. allotted : the rank the method may use, None where it is not bounded.
+    it differs from the key. allotted : the rank the method may use, None where it is not bounded. scaling : what
+    LoRA multiplies the product of this module's factors by, `alpha / r` or `alpha / sqrt(r)`; None for other methods,
+    and where several modules share the weight.
     notes : what a reader must know (rows cut, orientation decided, a tied weight).
     """
 
@@ -455,6 +460,7 @@ class WeightPair:
     index: int | None = None
     name: str = ""
     allotted: int | None = None
+    scaling: float | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

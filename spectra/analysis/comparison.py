@@ -4,17 +4,21 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from spectra import table
+from spectra.analysis.claims import Claim, claims
 from spectra.analysis.diagnosis import SCHEMA, Diagnosis, conclude
+from spectra.analysis.equal_size import at_equal_size
 from spectra.analysis.guide import Guide, guide
 from spectra.analysis.ranking import Standing, rank_models
 from spectra.analysis.settings import Progress, Settings
+from spectra.analysis.side_by_side import line_up
 from spectra.analysis.similarity_map import SimilarityMap, similarity_map
 from spectra.analysis.stream import stream
+from spectra.analysis.sweep import require_sweepable
 from spectra.errors import UsageError
 from spectra.loaders.base import open_base
 from spectra.loaders.options import Reading
@@ -31,14 +35,15 @@ class ModelComparison:
     """Diagnoses of several models of one base, side by side.
 
     models : name -> diagnosis, in the order given; matrix : the one whose similarity maps are in `maps`;
-    standings : models ranked by evidence, each sentence with its numbers and source; guide : the decision
-    table, with this model's own numbers where there are any.
+    standings : models ranked by evidence; claims : what differs between them, each with its evidence and its limits;
+    guide : the decision table, with this model's own numbers where there are any.
     """
 
     models: dict[str, Diagnosis]
     matrix: str | None
     maps: dict[str, SimilarityMap]
     standings: tuple[Standing, ...]
+    claims: tuple[Claim, ...]
     guide: Guide
 
     @property
@@ -51,6 +56,7 @@ class ModelComparison:
             "schema": SCHEMA,
             "models": {name: diagnosis.to_dict() for name, diagnosis in self.models.items()},
             "ranking": [standing.to_dict() for standing in self.standings],
+            "claims": [asdict(claim) for claim in self.claims],
             "guide": self.guide.to_dict(),
             "matrix": self.matrix,
             "similarity": {name: found.values.tolist() for name, found in self.maps.items()},
@@ -72,6 +78,7 @@ def compare(
     *,
     settings: Settings | None = None,
     matrix: str | None = None,
+    equal_size: bool = False,
     progress: Progress | None = None,
     initials: Mapping[str, str | Path] | None = None,
     **reading: Unpack[Reading],
@@ -81,6 +88,8 @@ def compare(
     initials : by the name of a model, the adapter as it was before training.
     """
     settings = settings or Settings()
+    if equal_size:
+        require_sweepable(settings)
     if not isinstance(models, Mapping):
         raise UsageError(f"models must map names to models, not be a {type(models).__name__}.")
     if not models:
@@ -95,7 +104,7 @@ def compare(
         for name, model in models.items():
             own = reading | {"initial": (initials or {}).get(name)}
             opened[name] = stack.enter_context(open_pairs(shared, model, **own))
-        _require_one_base(opened)
+        require_one_base(opened)
         chosen = None if matrix is None else _place_of(matrix, opened)
         rows: dict[str, list[Layer]] = {name: [] for name in opened}
         for name, row in stream(opened, settings, progress):
@@ -106,10 +115,16 @@ def compare(
         holders = {name: pairs for name, pairs in opened.items() if chosen in _measured(rows[name])}
         maps = {name: similarity_map(pairs, chosen, settings) for name, pairs in holders.items() if chosen}
         table_ = guide(next(iter(opened.values())).base, found)
-    return ModelComparison(found, numbered(*chosen) if chosen else None, maps, rank_models(found), table_)
+        standings = rank_models(found)
+        lined_up = line_up(found, [standing.name for standing in standings])
+        if lined_up and equal_size:
+            sized = tuple(at_equal_size(pair, found, opened, settings, progress) for pair in lined_up.pairs)
+            lined_up = replace(lined_up, pairs=sized)
+    said = claims(found, lined_up)
+    return ModelComparison(found, numbered(*chosen) if chosen else None, maps, standings, said, table_)
 
 
-def _require_one_base(opened: Mapping[str, Pairs]) -> None:
+def require_one_base(opened: Mapping[str, Pairs]) -> None:
     """Refuse models whose layers of one name are not the same: one of them grows the base, or each does otherwise."""
     bases = {name: layers_of(pairs.base) for name, pairs in opened.items()}
     first = next(iter(bases.values()))

@@ -3,7 +3,7 @@
 import datetime
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -15,13 +15,16 @@ from spectra.analysis.settings import Progress, Settings
 from spectra.analysis.stream import stream
 from spectra.analysis.summary import summarise
 from spectra.findings.finding import Evidence, Finding
-from spectra.findings.rules import find
+from spectra.findings.rules import chosen, find
+from spectra.loaders.base import Base
 from spectra.loaders.header import FileRecord
 from spectra.loaders.options import Reading
 from spectra.loaders.pairing import Pairs, open_pairs
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.loaders.source import Model
-from spectra.metrics.layer import FAILURES, Layer
+from spectra.metrics.layer import Layer
+from spectra.metrics.place import Place, place
+from spectra.metrics.status import FAILURES
 
 if TYPE_CHECKING:
     pass
@@ -97,15 +100,38 @@ def diagnose(
 def conclude(pairs: Pairs, rows: Sequence[Layer], settings: Settings, seconds: float) -> Diagnosis:
     """Sum rows up into a diagnosis: summary, findings, provenance."""
     header = pairs.base.source.header
-    evidence = Evidence(rows, pairs.info, pairs.base.source.label, settings.epsilon)
     return Diagnosis(
         rows=tuple(rows),
         summary=summarise(rows, pairs.info, header.parameters, header.bytes),
-        findings=tuple(find(evidence)),
+        findings=tuple(find(_evidence(pairs, rows, settings), select=settings.select, ignore=settings.ignore)),
         skipped=tuple(pairs.skipped),
-        provenance=provenance(pairs, settings, seconds),
+        provenance={**provenance(pairs, settings, seconds), "looked_for": _codes(settings)},
         info=pairs.info,
     )
+
+
+def _codes(settings: Settings) -> list[str]:
+    """The findings that were looked for: without them, that nothing was found says nothing."""
+    return [rule.code for rule in chosen(settings.select, settings.ignore)]
+
+
+def _evidence(pairs: Pairs, rows: Sequence[Layer], settings: Settings) -> Evidence:
+    base, targeted = pairs.base, pairs.targeted
+    return Evidence(
+        rows,
+        pairs.info,
+        settings.epsilon,
+        base_places=_places(base, (key for key in base.tensors if base.reason_against(key) is None)),
+        changed_places=_places(base, pairs.changed),
+        targeted_places=None if targeted is None else _places(base, targeted),
+        base_packed=base.packed,
+    )
+
+
+def _places(base: Base, keys: Iterable[str]) -> tuple[Place, ...]:
+    """Return where weights sit, without those behind the last block that the model's code builds."""
+    places, blocks = (place(base.name(key)) for key in keys), base.blocks
+    return tuple(one for one in places if one.block is None or blocks is None or one.block < blocks)
 
 
 def provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from spectra.loaders.base import Base, open_base
 from spectra.loaders.insertions import Beside, Inserted, Insertion, open_insertions
 from spectra.loaders.source import Model
 from spectra.metrics.insertion import SPAN, InsertionRow, overlap
-from spectra.metrics.layer import FAILED, OK
 from spectra.metrics.ranks import ranks
+from spectra.metrics.status import FAILED, OK
 from spectra.table import Tabular, flatten
 from spectra.text import show
 

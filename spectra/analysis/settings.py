@@ -1,12 +1,13 @@
 """What is asked of an analysis, checked once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from spectra.engine.choose import Request, require_device, require_method, require_spectrum
 from spectra.engine.resemblance import SIDES, Side
 from spectra.errors import UsageError
+from spectra.findings.rules import chosen
 from spectra.metrics.intruders import require_options
 from spectra.text import nearest, show
 
@@ -17,6 +18,8 @@ Progress = Callable[[int, int, str], None]
 class Settings:
     """k, epsilon, side ("left", "right", "both"), method, device and spectrum of one analysis.
 
+    select, ignore : the findings to look for, by codes (SP201), starts of codes (SP2) and names; all by default.
+
     Raises UsageError for a value outside its range, MachineError for a device that is not there.
     """
 
@@ -26,6 +29,8 @@ class Settings:
     method: str = "auto"
     device: str = "auto"
     spectrum: str = "auto"
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         require_options(self.k, self.epsilon)
@@ -34,6 +39,7 @@ class Settings:
             raise UsageError(f"side '{show(self.side)}' is unknown" + (f"; did you mean '{like}'?" if like else "."))
         require_method(self.method)
         require_spectrum(self.spectrum)
+        chosen(self.select, self.ignore)
         object.__setattr__(self, "device", require_device(self.device))
 
     @property
@@ -46,4 +52,5 @@ class Settings:
         return Request(self.k, self.epsilon, self.sides, self.method, self.device, self.spectrum)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return how is measured; what is looked for is another matter."""
+        return {name: value for name, value in asdict(self).items() if name not in ("select", "ignore")}

@@ -16,6 +16,7 @@ from spectra.basis_cache import BasisCache, folder
 from spectra.engine.choose import Decompositions, Request, decompose, suits
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import require_finite
+from spectra.engine.threads import SMALL, one_thread
 from spectra.errors import DecompositionError, FormatError, InputError, MachineError, NonFiniteError
 from spectra.layout import Layout
 from spectra.loaders.base import Base
@@ -23,7 +24,8 @@ from spectra.loaders.pairing import Pairs
 from spectra.loaders.plan import Place
 from spectra.metrics.blocks import has_entry
 from spectra.metrics.intruders import no_intruders
-from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE, Layer, measure, unmeasured
+from spectra.metrics.layer import Layer, measure, unmeasured
+from spectra.metrics.status import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE
 from spectra.text import numbered
 from spectra.updates import Storage, WeightPair
 
@@ -92,7 +94,9 @@ def stream(
             unread.append(found)
             yield name, _unread(models[name].base, place, found)
         else:
-            yield name, _row(found[0], settings, kept, found[1])
+            with one_thread(min(found[0].shape) <= SMALL):
+                row = _row(found[0], settings, kept, found[1])
+            yield name, row
     if unread and len(unread) == len(tasks):
         raise unread[0]  # nothing could be read: that is the answer, and no row is lost by it
     if progress is not None:
@@ -155,7 +159,7 @@ def _row(pair: WeightPair, settings: Settings, kept: BaseDecomposition, ready: D
         if found.base is not None:
             kept.keep(pair, found.base)
         told = replace(pair, notes=(*pair.notes, *kept.notes, *notes))
-        return measure(told, found, k=settings.k, epsilon=settings.epsilon)
+        return measure(told, found, k=settings.k, epsilon=settings.epsilon, device=settings.device)
     except (DecompositionError, MemoryError, RuntimeError) as fault:
         return unmeasured(pair, *status_of(fault, pair, settings.method))
 

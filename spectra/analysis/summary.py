@@ -2,10 +2,13 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from spectra.analysis.correlation import correlation
 from spectra.loaders.plan import TunedInfo
-from spectra.metrics.layer import FAILURES, ZERO, Layer
+from spectra.metrics.layer import Layer
+from spectra.metrics.status import FAILURES, ZERO
 
 
 def summarise(layers: Sequence[Layer], info: TunedInfo, base_parameters: int, base_bytes: int) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def summarise(layers: Sequence[Layer], info: TunedInfo, base_parameters: int, ba
         "update_norm": changed,
         "base_norm": sum(norm.base**2 for norm in norms) ** 0.5,
         "energy_share": _energy_share(ok),
+        "magnitude_direction": _magnitude_direction(ok),
         "parameters": {
             "base": base_parameters,
             "tuned": info.parameters,
@@ -78,3 +82,18 @@ def _energy_share(layers: Sequence[Layer]) -> float | None:
     ]
     whole = sum(weight for _, weight in pairs)
     return sum(share * weight for share, weight in pairs) / whole if whole else None
+
+
+def _magnitude_direction(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Correlate over the matrices how far rows turned with how much they lengthened (DoRA, section 4.1).
+
+    absolute : with dM, as published: matrices of long rows weigh more. relative : with dM over the mean row norm,
+    which no scale of a matrix changes.
+    """
+    found = [layer.magnitude for layer in layers if layer.magnitude is not None]
+    turned = [row.dD for row in found]
+    each = {
+        "absolute": correlation([row.dM for row in found], turned),
+        "relative": correlation([row.relative for row in found], turned),
+    }
+    return {name: asdict(one) if one else None for name, one in each.items()}

@@ -22,8 +22,8 @@ from spectra.loaders.pairing import open_pairs
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.loaders.source import Model
 from spectra.metrics.intruders import Intruders, intruders
-from spectra.metrics.layer import FAILURES
 from spectra.metrics.phase import PhaseCurve, bisect, first_crossing, intervals, side_curve
+from spectra.metrics.status import FAILURES
 from spectra.metrics.threshold import threshold
 from spectra.text import numbered, show
 from spectra.updates import WeightPair
@@ -151,6 +151,12 @@ def require_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return found
 
 
+def require_sweepable(settings: Settings) -> None:
+    """Refuse the method that cannot follow an update over scales."""
+    if settings.method == "certified":
+        raise UsageError("a sweep decomposes each base matrix once: its method is auto, basis or exact, not certified.")
+
+
 def sweep(
     base: Model,
     tuned: Model,
@@ -162,15 +168,14 @@ def sweep(
 ) -> ModelSweep:
     """Follow the intruders of every matrix that `tuned` changes as its update is scaled. See `spectra.sweep`."""
     settings, grid = settings or Settings(), require_scales(scales)
-    if settings.method == "certified":
-        raise UsageError("a sweep decomposes each base matrix once: its method is auto, basis or exact, not certified.")
+    require_sweepable(settings)
     started = time.monotonic()
     with open_pairs(base, tuned, **reading) as pairs:
         rows = []
         for done, place in enumerate(pairs.places):
             if progress is not None:
                 progress(done, len(pairs), numbered(*place))
-            rows.append(_row(pairs.pair(*place), grid, settings))
+            rows.append(follow(pairs.pair(*place), grid, settings))
         if progress is not None:
             progress(len(pairs), len(pairs), "")
         return ModelSweep(
@@ -183,7 +188,8 @@ def sweep(
         )
 
 
-def _row(pair: WeightPair, scales: tuple[float, ...], settings: Settings) -> PhaseCurve:
+def follow(pair: WeightPair, scales: tuple[float, ...], settings: Settings) -> PhaseCurve:
+    """Return the phase curve of one pair at scales as `require_scales` gives them; a fault is a row with a status."""
     blank = PhaseCurve(
         pair.key, pair.name, pair.index, pair.shape, "", "", "none", pair.update.kind, scales, notes=pair.notes
     )

@@ -178,7 +178,12 @@ def _blur(coordinates: Coordinates, found: Leading) -> torch.Tensor:
     return blur.clamp_max(2.0)
 
 
+def projections(coordinates: Coordinates, found: Leading) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `U^T B` and `V^T A^T`, U and V the leading vectors of each W and B A its update: [g, k, r] each."""
+    return (found.U @ coordinates.operator.P).cpu(), (found.V @ coordinates.operator.Q).cpu()
+
+
 def moved(coordinates: Coordinates, found: Leading) -> torch.Tensor:
     """Return `u_j . dW v_j` of the leading triplets: [g, k]."""
-    left, right = found.U @ coordinates.operator.P, found.V @ coordinates.operator.Q
-    return (left * right).sum(2).cpu()
+    left, right = projections(coordinates, found)
+    return (left * right).sum(2)

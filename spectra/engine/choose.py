@@ -10,9 +10,10 @@ from spectra.engine.cost import MOST_STEPS, Machine, predicted
 from spectra.engine.decomposition import SVD
 from spectra.engine.krylov import Operator
 from spectra.engine.leading import Leading, leading
+from spectra.engine.projections import Projections
 from spectra.engine.quadrature import Quadrature
 from spectra.engine.resemblance import SIDES, Resemblance, Side, compared, interval, rounding_of
-from spectra.engine.update_spectrum import LEAST, MOST, SPECTRA, largest_entry, update_spectrum
+from spectra.engine.update_spectrum import LEAST, MOST, SPECTRA, UpdateSpectrum, largest_entry, update_spectrum
 from spectra.errors import MachineError, UsageError
 from spectra.text import count, listing, nearest, show
 from spectra.updates import Factors, WeightPair
@@ -51,8 +52,10 @@ class Decompositions:
     base_values, tuned_values : singular values of W0 and of W, descending: all on the exact path, all of W0 on
     the basis path, else the leading ones (of W at least one more than was compared). update_values : all of dW, or
     the leading ones where `update_estimate` stands for the rest.
-    moved : `u_j . dW v_j` of the leading vectors of W. resemblances : one a side.
-    base : the full decomposition of W0 where there is one. method : the path taken; reason : why that one.
+    moved : `u_j . dW v_j` of the leading vectors of W; projections : of the same vectors on the update, None at the
+    scales of a phase curve. resemblances : one a side.
+    base : the full decomposition of W0 where there is one; update : that of dW where its factors gave it.
+    method : the path taken; reason : why that one.
     """
 
     base_values: torch.Tensor
@@ -63,7 +66,9 @@ class Decompositions:
     method: str
     reason: str
     base: SVD | None = None
+    update: SVD | None = None
     update_estimate: Quadrature | None = None
+    projections: Projections | None = None
 
 
 def require_method(method: str) -> str:
@@ -138,35 +143,31 @@ def suits(shape: tuple[int, int], request: Request) -> bool:
     return min(shape) >= max(_SMALLEST, 6 * request.k)
 
 
-def _update_spectrum(pair: WeightPair, request: Request) -> tuple[torch.Tensor, str, Quadrature | None]:
+def _update_spectrum(pair: WeightPair, request: Request) -> UpdateSpectrum:
     exact = request.method == "exact" and request.spectrum == "auto"
     return update_spectrum(pair, "exact" if exact else request.spectrum, request.device)
 
 
 def _exact(pair: WeightPair, request: Request, base: SVD | None, because: str) -> Decompositions:
-    values, path, estimated = _update_spectrum(pair, request)
+    spectrum = _update_spectrum(pair, request)
     if base is None or base.vector_error:  # the reference takes no vector that is not as it was computed
         base = dense.svd(pair.base, device=request.device)
     tuned = dense.svd(pair.tuned(), device=request.device)
     compare = max(request.k, SWEPT)
-    U, V = tuned.U[:, :compare], tuned.Vh[:compare].T
+    seen = Projections.of(pair.update, tuned.U[:, :compare].T, tuned.Vh[:compare])
     return Decompositions(
         base_values=base.S,
         tuned_values=tuned.S,
-        update_values=values,
-        moved=_moved(pair, U, V),
+        update_values=spectrum.values,
+        moved=seen.moved,
         resemblances=tuple(compared(base, tuned, k=compare, side=side) for side in request.sides),
         method="exact",
-        reason=f"full SVD of base and tuned ({tuned.method}); {path}{because}",
+        reason=f"full SVD of base and tuned ({tuned.method}); {spectrum.how}{because}",
         base=base,
-        update_estimate=estimated,
+        update=spectrum.svd,
+        update_estimate=spectrum.estimate,
+        projections=seen,
     )
-
-
-def _moved(pair: WeightPair, U: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
-    """Return `u_j . dW v_j` for columns u_j and v_j."""
-    dtype = pair.base.dtype
-    return (U.double() * pair.update.matmul(V.to(dtype)).double()).sum(0)
 
 
 def _certified(pair: WeightPair, request: Request) -> Decompositions:
@@ -210,19 +211,21 @@ def certified_batch(
         if len(settled) < len(own):
             results.append(None)
             continue
-        values, path, estimated = _update_spectrum(pair, request)
+        spectrum, seen = _update_spectrum(pair, request), Projections.of(pair.update, U[member], V[member])
         steps = max(side.steps for side in settled)
         results.append(
             Decompositions(
                 base_values=max((side.base_values for side in settled), key=len),
                 tuned_values=found.S[member].cpu(),
-                update_values=values,
-                moved=_moved(pair, U[member].T, V[member].T),
+                update_values=spectrum.values,
+                moved=seen.moved,
                 resemblances=settled,
                 method="certified",
                 reason=f"block Krylov in {precision} on {request.device}, {found.steps} steps for W and {steps} for "
-                f"the certificate; {path}",
-                update_estimate=estimated,
+                f"the certificate; {spectrum.how}",
+                update=spectrum.svd,
+                update_estimate=spectrum.estimate,
+                projections=seen,
             )
         )
     return results
@@ -290,11 +293,12 @@ def basis_batch(
     base : the full SVD of that matrix. None stands for a pair with an undecided vector.
     """
     on_device = base if request.device == "cpu" else _moved_to(base, request.device)
-    B, A = _padded([pair.update.factors for pair in pairs if pair.update.factors is not None], request.device)
+    factors = [pair.update.factors for pair in pairs if pair.update.factors is not None]
+    B, A = _padded(factors, request.device)
     inside = basis.coordinates(on_device, B, A)
     found = basis.top(inside, request.k)
     sides = [basis.resemblances(inside, found, side) for side in request.sides]
-    moved, values_of = basis.moved(inside, found), found.S.cpu()
+    (lefts, rights), values_of = basis.projections(inside, found), found.S.cpu()
     shared = f", {len(pairs)} updates at once" if len(pairs) > 1 else ""
     results: list[Decompositions | None] = []
     for member, pair in enumerate(pairs):
@@ -302,9 +306,22 @@ def basis_batch(
         if unsettled(own, request.epsilon):
             results.append(None)
             continue
-        values, path, _ = _update_spectrum(pair, request)
-        reason = f"coordinates in the base's basis{shared}, {told}; {path}"
-        results.append(Decompositions(base.S, values_of[member], values, moved[member], own, "basis", reason, base))
+        spectrum, r = _update_spectrum(pair, request), factors[member][0].shape[1]
+        seen = Projections(lefts[member, :, :r], rights[member, :, :r])
+        results.append(
+            Decompositions(
+                base_values=base.S,
+                tuned_values=values_of[member],
+                update_values=spectrum.values,
+                moved=seen.moved,
+                resemblances=own,
+                method="basis",
+                reason=f"coordinates in the base's basis{shared}, {told}; {spectrum.how}",
+                base=base,
+                update=spectrum.svd,
+                projections=seen,
+            )
+        )
     return results
 
 
@@ -329,10 +346,20 @@ def _krylov_in_basis(pair: WeightPair, request: Request, base: SVD, told: str) -
     sides = tuple(against(base, found, side) for side in request.sides)
     if unsettled(sides, request.epsilon):
         return _exact(pair, request, base, "; the basis path left a vector undecided")
-    values, path, estimated = _update_spectrum(pair, request)
-    moved = _moved(pair, found.U[0].T.cpu(), found.V[0].T.cpu())
-    reason = f"block Krylov for W, {found.steps} steps, {told}; {path}"
-    return Decompositions(base.S, found.S[0].cpu(), values, moved, sides, "basis", reason, base, estimated)
+    spectrum, seen = _update_spectrum(pair, request), Projections.of(pair.update, found.U[0].cpu(), found.V[0].cpu())
+    return Decompositions(
+        base_values=base.S,
+        tuned_values=found.S[0].cpu(),
+        update_values=spectrum.values,
+        moved=seen.moved,
+        resemblances=sides,
+        method="basis",
+        reason=f"block Krylov for W, {found.steps} steps, {told}; {spectrum.how}",
+        base=base,
+        update=spectrum.svd,
+        update_estimate=spectrum.estimate,
+        projections=seen,
+    )
 
 
 def against(base: SVD, found: Leading, side: Side) -> Resemblance:

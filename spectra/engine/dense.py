@@ -15,16 +15,15 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from spectra.engine import banded
 from spectra.engine.decomposition import SVD, check
-from spectra.engine.threads import one_thread
+from spectra.engine.threads import SMALL, one_thread
 from spectra.errors import DecompositionError, NonFiniteError
 
 _MAX_ELEMENTS = 2**31 - 1
 # Roundings that a good decomposition may leave: LAPACK left 141 on a graded 4 x 4, and 10 sqrt(n) holds at any size.
-_SMALL, _PER_ROOT = 500.0, 10.0
+_LEAST, _PER_ROOT = 500.0, 10.0
 # torch's default on CUDA, gesvdj, leaves a residual of 1e-3 at 4096 x 4096: enough to move a verdict. On an
 # H100 gesvda leaves 9e-7 and is eight times faster; where its check fails, gesvd leaves 1e-5.
 _CUDA_DRIVERS = ("gesvda", "gesvd")
-_SMALL = 512
 _MAX_EXPONENT = 1000
 _SAFE_EXPONENT = 100  # of a factor that float32 itself holds
 _BANDED_FROM = 768  # smaller dimension from which a reduction to a band is faster than gesdd, on one core and on two
@@ -93,7 +92,8 @@ def svd(matrix: torch.Tensor, *, device: str = "cpu") -> SVD:
         except (LinAlgError, scipy.linalg.LinAlgError, torch.OutOfMemoryError) as fault:
             failures.append(f"{name}: {str(fault).partition(chr(10))[0][:100]}")
             continue
-        residual, orthogonality = check(A.to(S), U, S, Vh)
+        with one_thread(min(A.shape) <= SMALL):
+            residual, orthogonality = check(A.to(S), U, S, Vh)
         limit = _limit(A.shape, S.dtype)
         if residual <= limit and orthogonality <= limit and _descends(S):
             values = _unscaled(S.cpu(), exponent)
@@ -151,7 +151,7 @@ def _values_chain(A: torch.Tensor, device: str) -> Iterator[tuple[str, Callable[
 
 
 def _values(A: torch.Tensor) -> torch.Tensor:
-    with one_thread(min(A.shape) <= _SMALL):
+    with one_thread(min(A.shape) <= SMALL):
         found: torch.Tensor = torch.linalg.svdvals(A)
     return found
 
@@ -198,7 +198,7 @@ def _unscaled(S: torch.Tensor, exponent: int) -> torch.Tensor:
 
 def _limit(shape: torch.Size, dtype: torch.dtype) -> float:
     """The relative residual up to which a decomposition of this shape and precision is believed."""
-    return float((_SMALL + _PER_ROOT * max(shape) ** 0.5) * torch.finfo(dtype).eps)
+    return float((_LEAST + _PER_ROOT * max(shape) ** 0.5) * torch.finfo(dtype).eps)
 
 
 def _descends(S: torch.Tensor) -> bool:
@@ -216,7 +216,7 @@ def _chain(dtype: torch.dtype, device: str) -> Iterator[tuple[str, Callable[[tor
 
 
 def _torch(A: torch.Tensor) -> _Raw:
-    with one_thread(min(A.shape) <= _SMALL):
+    with one_thread(min(A.shape) <= SMALL):
         U, S, Vh = torch.linalg.svd(A, full_matrices=False)
     return U, S, Vh
 

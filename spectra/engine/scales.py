@@ -41,7 +41,8 @@ class Scaled:
 
     def __init__(self, pair: WeightPair, base: SVD, request: Request) -> None:
         self.pair, self.request = pair, request
-        self.values, self._path = update_values(pair, request.device)
+        spectrum = update_values(pair, request.device)
+        self.values, self._path = spectrum.values, spectrum.how
         self._exact = request.method == "exact" or not suits(pair.shape, request)
         self._dense = pair.update.dense() if pair.update.factors is None else None
         self._stand_on(base)

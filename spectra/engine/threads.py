@@ -10,6 +10,7 @@ import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+SMALL = 512  # smaller dimension of a matrix up to which one thread does
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The singular values of an update, by the cheapest exact way or as an estimate, and how they were had."""
 
+from dataclasses import dataclass, replace
+
 import torch
 
 from spectra.engine import dense, factored
+from spectra.engine.decomposition import SVD
 from spectra.engine.krylov import Linear, Operator
 from spectra.engine.quadrature import Products, Quadrature, estimate
 from spectra.updates import Dense, Update, WeightPair
@@ -18,19 +21,33 @@ _ESTIMATED_FROM = 128  # and that below which an estimate costs more than the va
 LEAST, MOST = 1e-12, 1e5  # of the largest entry: between them fourth powers of singular values stay within float32
 
 
-def update_values(pair: WeightPair, device: str) -> tuple[torch.Tensor, str]:
-    """Return the singular values of dW, from its factors where it has them, and how they were had."""
+@dataclass(frozen=True, slots=True)
+class UpdateSpectrum:
+    """Singular values of dW, descending, and how they were had: all, or the leading ones beside an estimate of ranks.
+
+    svd : the whole decomposition of dW where its factors gave that, else None.
+    """
+
+    values: torch.Tensor
+    how: str
+    estimate: Quadrature | None = None
+    svd: SVD | None = None
+
+
+def update_values(pair: WeightPair, device: str) -> UpdateSpectrum:
+    """Return all singular values of dW, from its factors where it has them."""
     if pair.update.factors is not None:
-        return factored.svd(*pair.update.factors).S, "the update from its factors, never formed"
+        svd = factored.svd(*pair.update.factors)
+        return UpdateSpectrum(svd.S, "the update from its factors, never formed", svd=svd)
     known = pair.update.values()
     if known is not None:
-        return known, f"the update from its {pair.update.kind} structure, never formed"
+        return UpdateSpectrum(known, f"the update from its {pair.update.kind} structure, never formed")
     values, how = dense.values(pair.update.dense(), device=device)
-    return values, f"the update by its singular values alone ({how})"
+    return UpdateSpectrum(values, f"the update by its singular values alone ({how})")
 
 
-def update_spectrum(pair: WeightPair, spectrum: str, device: str) -> tuple[torch.Tensor, str, Quadrature | None]:
-    """Return the singular values of dW and how they were had, or the leading ones with an estimate of the ranks.
+def update_spectrum(pair: WeightPair, spectrum: str, device: str) -> UpdateSpectrum:
+    """Return the singular values of dW, or the leading ones with an estimate of the ranks.
 
     spectrum : a word of `SPECTRA`. A factored update is always exact: that costs next to nothing.
     """
@@ -38,11 +55,11 @@ def update_spectrum(pair: WeightPair, spectrum: str, device: str) -> tuple[torch
     wanted = spectrum == "estimated" or (spectrum == "auto" and p > _EXACT_UP_TO)
     because = _against_estimate(pair) if wanted and pair.update.factors is None else None
     if not wanted or pair.update.factors is not None or because is not None:
-        values, path = update_values(pair, device)
-        return values, path if because is None else f"{path}, as it is {because} for an estimate", None
+        exact = update_values(pair, device)
+        return exact if because is None else replace(exact, how=f"{exact.how}, as it is {because} for an estimate")
     found = estimate(*_operator(pair, device))
-    path = f"the ranks of the update estimated from {found.probes} random vectors of {found.steps} Lanczos steps each"
-    return found.values, path, found
+    how = f"the ranks of the update estimated from {found.probes} random vectors of {found.steps} Lanczos steps each"
+    return UpdateSpectrum(found.values, how, found)
 
 
 def _operator(pair: WeightPair, device: str) -> tuple[Linear, float]:

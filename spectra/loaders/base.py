@@ -24,6 +24,7 @@ from spectra.loaders.source import Model, TensorSource, open_source, part_of
 from spectra.text import listing, show
 from spectra.updates import Dense, Storage, WeightPair
 
+_BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
 HEADS = ("classifier", "score", "qa_outputs", "pre_classifier", "logits_proj")
 
 
@@ -62,6 +63,25 @@ class Base:
         header = self.source.header
         packed = (f"the base is dequantised from {file_type(header)}",) if quantised(header) else ()
         return (*header.notes, *packed)
+
+    @property
+    def packed(self) -> str | None:
+        """What the base is quantised with, as people call it (`GPTQ`, `Q4_K_M`), None where it is not."""
+        header = self.source.header
+        if quantised(header):
+            return file_type(header)
+        schemes = dict.fromkeys(info.scheme for info in self.tensors.values() if isinstance(info, Dequantised))
+        return listing(schemes) or None
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks the model's own code builds, None where the configuration does not say.
+
+        A checkpoint may hold more: the next-token heads of DeepSeek lie behind the last block, as blocks of their own.
+        """
+        inner = self.source.config.get("text_config")
+        known = (self.source.config, inner if isinstance(inner, Mapping) else {})
+        return next((config[name] for config in known for name in _BLOCKS if type(config.get(name)) is int), None)
 
     @property
     def is_live(self) -> bool:

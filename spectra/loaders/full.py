@@ -79,7 +79,8 @@ def _stacks(found: Mapping[str, str], base: Base) -> dict[str, tuple[str, ...]]:
     """Return the tuned keys of the experts that are a stack in the base and tensors of their own on the tuned side."""
     stacks = {}
     for key in base.tensors:
-        names = [plain(base.name(key, index)) for index in base.indices(key)] if "#" in base.name(key) else []
+        apart = base.stack(key) is not None and "#" in base.name(key)
+        names = [plain(base.name(key, index)) for index in base.indices(key)] if apart else []
         if names and all(name in found for name in names):
             stacks[key] = tuple(found[name] for name in names)
     return stacks
@@ -156,4 +157,5 @@ def _info(label: str, names: Mapping[str, TensorInfo]) -> TunedInfo:
         method="full fine-tuning",
         parameters=sum(info.parameters for info in own),
         bytes=sum(info.bytes for info in own),
+        whole=True,
     )

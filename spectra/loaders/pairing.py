@@ -49,6 +49,16 @@ class Pairs:
         return self._plan.alphas
 
     @property
+    def changed(self) -> tuple[str, ...]:
+        """The base key of every weight that the tuned side has an update or a replacement of, chosen or not."""
+        return tuple(dict.fromkeys(key for key, _ in self._plan.pairs))
+
+    @property
+    def targeted(self) -> frozenset[str] | None:
+        """The base keys that the configuration puts the adapter on, None where it does not tell."""
+        return self._plan.targeted
+
+    @property
     def tuned_header(self) -> Header:
         """The header of the tuned side: files, tensors, container."""
         return self._plan.source.header

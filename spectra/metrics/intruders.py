@@ -11,7 +11,7 @@ import torch
 from spectra.engine.decomposition import relative_gaps, resolution
 from spectra.engine.resemblance import Resemblance, Side
 from spectra.errors import UsageError
-from spectra.metrics.null import expected_similarity
+from spectra.metrics.null import expected_similarity, null_quantile
 
 TIE = 1e-5
 NOVELTY_SPAN = 16
@@ -37,8 +37,9 @@ class Intruders:
     both 0 where sigma_j is zero to rounding.
     verdict : "kept", or for an intruder "degenerate" (a tie explains it, or sigma_j is zero to rounding:
     the vector is arbitrary), "rotated" or "new"; the three add up to count.
-    null : expected similarity of a random direction. margin : least `|similarity_j - epsilon|`, infinite
-    where there is no vector.
+    null : expected similarity of a random direction. null_quantile : of each j, the chance that a random direction is
+    no more similar than `similarity`, the lower end where that is an interval.
+    margin : least `|similarity_j - epsilon|`, infinite where there is no vector.
     energy_share : `sum over intruders (u_j . dW v_j)^2 / ||dW||_F^2`.
     sweep : counts `[k][epsilon]` over sweep_k and sweep_epsilon (paper Figs. 4 and 15); None where the vectors
     or intervals that were computed leave a count open.
@@ -60,6 +61,7 @@ class Intruders:
     update_share: tuple[float, ...]
     verdict: tuple[str, ...]
     null: float
+    null_quantile: tuple[float, ...]
     margin: float
     energy_share: float
     steps: int
@@ -161,6 +163,7 @@ def intruders(
         update_share=_floats(share),
         verdict=verdict,
         null=expected_similarity(dimension, p),
+        null_quantile=null_quantile(similarity.tolist(), dimension, p),
         margin=_margin(similarity, bound, epsilon),
         energy_share=min(1.0, moved[:top][below].square().sum().item() / energy) if energy else 0.0,
         steps=resemblance.steps,
@@ -243,6 +246,6 @@ def no_intruders(k: int, epsilon: float, side: Side, span: int = NOVELTY_SPAN) -
     counts = tuple(tuple(0 for _ in SWEEP_EPSILON) for _ in SWEEP_K)
     far = float("inf")
     return Intruders(
-        k, epsilon, side, (), (), (), (), (), (), (), span, (), (), (), (), 0.0, far, 0.0, 0, 0.0, SWEEP_K,
-        SWEEP_EPSILON, counts,
+        k, epsilon, side, (), (), (), (), (), (), (), span, (), (), (), (), 0.0, (), far, 0.0, 0, 0.0,
+        SWEEP_K, SWEEP_EPSILON, counts,
     )  # fmt: skip

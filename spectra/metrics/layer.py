@@ -4,25 +4,34 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectra.engine.choose import Decompositions
+from spectra.engine.update_directions import update_directions
+from spectra.metrics.amplification import Amplification, amplification
+from spectra.metrics.attribution import Attribution, attribution
+from spectra.metrics.balance import Balance, balance
+from spectra.metrics.edges import Edges, edges
 from spectra.metrics.intruders import Intruders, intruders
+from spectra.metrics.magnitude import Magnitude, magnitude
 from spectra.metrics.noise import Floor, coarser, rounding_floor
 from spectra.metrics.norms import Norms, norms
 from spectra.metrics.place import Place, place
 from spectra.metrics.ranks import Ranks, estimated_ranks, ranks
 from spectra.metrics.row import Row
 from spectra.metrics.spectrum import Spectrum, spectrum
+from spectra.metrics.status import OK, ZERO, ZERO_BASE
+from spectra.metrics.tails import Tails, tails
+from spectra.metrics.threshold import Threshold, threshold
 from spectra.text import show
 from spectra.updates import Storage, WeightPair
 
-OK, ZERO, ZERO_BASE, NONFINITE, FAILED, OOM = "ok", "zero_update", "zero_base", "nonfinite", "failed", "oom"
-FAILURES = (NONFINITE, FAILED, OOM)
+_FURTHER = ("attribution", "amplification", "balance", "magnitude", "edges", "tails")
 
 
 @dataclass(frozen=True, repr=False)
 class Layer(Row):
     """All that is known of one matrix. As a mapping it reads like its JSON: `row["rank"]["effective"]`.
 
-    status : "ok", "zero_update", "zero_base", "nonfinite", "failed" or "oom"; the measurements are there for "ok".
+    status : "ok", "zero_update", "zero_base", "nonfinite", "failed" or "oom"; the measurements are there for "ok", of
+    "zero_update" and "zero_base" the balance too. scaling : as of the pair.
     """
 
     key: str
@@ -35,11 +44,19 @@ class Layer(Row):
     update_kind: str
     base_storage: Storage
     update_storage: Storage
+    scaling: float | None = None
     rank: Ranks | None = None
     norm: Norms | None = None
     floor: Floor | None = None
     intruders: tuple[Intruders, ...] = ()
     spectrum: Spectrum | None = None
+    attribution: Attribution | None = None
+    amplification: Amplification | None = None
+    balance: Balance | None = None
+    magnitude: Magnitude | None = None
+    edges: Edges | None = None
+    tails: Tails | None = None
+    threshold: Threshold | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __repr__(self) -> str:
@@ -79,7 +96,11 @@ class Layer(Row):
             "status": self.status,
             "reason": self.reason,
             "method": self.method,
-            "update": {"kind": self.update_kind, "allotted_rank": self.rank.allotted if self.rank else None},
+            "update": {
+                "kind": self.update_kind,
+                "allotted_rank": self.rank.allotted if self.rank else None,
+                "scaling": self.scaling,
+            },
             "dtype": {"base": self.base_storage.dtype, "update": self.update_storage.dtype},
             "parameters": {"base": self.base_storage.parameters, "update": self.update_storage.parameters},
             "bytes": {"base": self.base_storage.bytes, "update": self.update_storage.bytes},
@@ -88,6 +109,8 @@ class Layer(Row):
             "floor": {**asdict(self.floor), "edge": self.floor.edge} if self.floor else None,
             "intruders": next(iter(blocks.values())) if len(blocks) == 1 else (blocks or None),
             "spectrum": asdict(self.spectrum) if self.spectrum else None,
+            **{name: asdict(part) if (part := getattr(self, name)) else None for name in _FURTHER},
+            "threshold": self.threshold.to_dict() if self.threshold else None,
             "notes": list(self.notes),
         }
 
@@ -104,10 +127,16 @@ def _block(side: Intruders) -> dict[str, Any]:
     return {**head, **counts, **values, "sweep": counted}
 
 
-def measure(pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: float = 0.5) -> Layer:
-    """Measure one decomposed pair: ranks, norms, rounding floor, intruders on each side compared, spectra."""
+def measure(
+    pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: float = 0.5, device: str = "cpu"
+) -> Layer:
+    """Measure one decomposed pair: ranks, norms, rounding floor, intruders on each side compared, spectra.
+
+    device : where the leading directions of an update without factors are found.
+    """
     floor = rounding_floor(pair.base, pair.update, coarser(pair.base_storage.dtype, _rounded_to(pair)))
     size = norms(pair.base, pair.update, found.base_values, found.update_values)
+    directions, seen = update_directions(pair.update, known=found.update, device=device), found.projections
     return Layer(
         **identity(pair),
         status=OK,
@@ -121,8 +150,25 @@ def measure(pair: WeightPair, found: Decompositions, *, k: int = 10, epsilon: fl
             for side in found.resemblances
         ),
         spectrum=spectrum(found.base_values, found.tuned_values, found.update_values),
-        notes=(*pair.notes, f"engine: {found.reason}"),
+        attribution=attribution(seen, directions, pair.update, found.tuned_values, k=k) if seen else None,
+        amplification=amplification(pair.base, directions, size),
+        balance=balance(pair.update, pair.scaling),
+        magnitude=magnitude(pair.base, pair.update),
+        **_of_whole_spectra(found, pair.shape, k),
+        notes=(*pair.notes, f"engine: {found.reason}" + ("" if found.update else f"; {directions.how}")),
     )
+
+
+def _of_whole_spectra(found: Decompositions, shape: tuple[int, int], k: int) -> dict[str, Any]:
+    """What needs every singular value: the path taken may know the leading ones alone."""
+    base, tuned = (S if len(S) == min(shape) else None for S in (found.base_values, found.tuned_values))
+    update = found.update_values if found.update_estimate is None else None
+    strongest = float(found.update_values[0])
+    return {
+        "edges": None if update is None else edges(update, shape),
+        "tails": tails(base, tuned, update, shape),
+        "threshold": None if base is None or not strongest else threshold(base, shape, strongest, k=k),
+    }
 
 
 def _ranks(found: Decompositions, pair: WeightPair, floor: float) -> Ranks:
@@ -148,6 +194,7 @@ def unmeasured(pair: WeightPair, status: str, reason: str, intruders: tuple[Intr
         rank=ranks(nothing, pair.shape, allotted=pair.allotted) if zero else None,
         norm=norms(pair.base, pair.base.new_zeros(1, 1).expand(pair.shape), nothing, nothing) if zero else None,
         intruders=intruders,
+        balance=balance(pair.update, pair.scaling) if status in (ZERO, ZERO_BASE) else None,
         notes=pair.notes,
     )
 
@@ -162,4 +209,5 @@ def identity(pair: WeightPair) -> dict[str, Any]:
         "update_kind": pair.update.kind,
         "base_storage": pair.base_storage,
         "update_storage": pair.update_storage,
+        "scaling": pair.scaling,
     }

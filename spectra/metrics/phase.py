@@ -6,9 +6,9 @@ from typing import Any
 
 from spectra.engine.resemblance import Side
 from spectra.metrics.intruders import Intruders
-from spectra.metrics.layer import OK
 from spectra.metrics.place import Place, place
 from spectra.metrics.row import Row
+from spectra.metrics.status import OK
 from spectra.metrics.threshold import Threshold
 from spectra.text import show
 
@@ -149,9 +149,7 @@ class PhaseCurve(Row):
             "bracket": list(self.bracket) if self.bracket else None,
             "budget": self.budget,
             "intervals": [list(interval) for interval in self.intervals],
-            "law": {**asdict(self.law), "critical": self.law.critical, "critical_bulk": self.law.critical_bulk}
-            if self.law
-            else None,
+            "law": self.law.to_dict() if self.law else None,
             "law_over_exact": self.error,
             "curves": curves,
             "notes": list(self.notes),

@@ -48,6 +48,12 @@ class Ranks:
     utilisation: float | None
     error: RankErrors | None = None
 
+    def interval(self, name: str) -> tuple[float, float]:
+        """Return the least and the most that the rank of this name can be: the same where all values are known."""
+        value = getattr(self, name)
+        error = 0 if self.error is None else getattr(self.error, name)
+        return max(value - error, 0), value + error
+
 
 def ranks(values: torch.Tensor, shape: tuple[int, int], *, floor: float = 0.0, allotted: int | None = None) -> Ranks:
     """Measure all ranks of an update from its singular values.

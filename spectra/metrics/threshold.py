@@ -9,16 +9,15 @@ c = p / max(m, n). Xie, arXiv:2607.23711, reads that for intruders of a fine-tun
 for isotropic updates, not a proof: the phase curve beside it is exact.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import numpy as np
 import torch
 
 from spectra.engine.decomposition import resolution
+from spectra.metrics import marchenko_pastur
 
 _APART = 0.5  # of p^(-2/3), the spacing of values at an edge: the least distance at which D is read
-_GRID = 4001
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,9 @@ class Threshold:
     def critical_bulk(self) -> float:
         """The scale at which it is predicted to leave the bulk."""
         return self.theta_bar / self.update_spectral
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "critical": self.critical, "critical_bulk": self.critical_bulk}
 
 
 def threshold(base_values: torch.Tensor, shape: tuple[int, int], update_spectral: float, *, k: int) -> Threshold | None:
@@ -109,15 +111,5 @@ def bulk_edge(values: torch.Tensor, shape: tuple[int, int]) -> float:
     """
     p = min(shape)
     c = p / max(shape)
-    edge = float(values.median()) * (1 + c**0.5) / _median(c) * (1 + p ** (-2 / 3))
+    edge = float(values.median()) * (1 + c**0.5) / marchenko_pastur.median(c) * (1 + p ** (-2 / 3))
     return float(values[values.le(edge)][0])
-
-
-@lru_cache(maxsize=256)
-def _median(c: float) -> float:
-    """Return the median singular value of noise with entries of variance 1 / max(m, n)."""
-    low, high = 1 - c**0.5, 1 + c**0.5
-    s = np.linspace(low, high, _GRID)[1:-1]
-    density = np.sqrt((s**2 - low**2) * (high**2 - s**2)) / s
-    below = np.cumsum(density)
-    return float(s[np.searchsorted(below, below[-1] / 2)])

@@ -39,14 +39,14 @@ def test_the_order_of_the_models_does_not_matter(folders, compared):
 
 
 def test_the_base_is_decomposed_once_for_all_models(folders, monkeypatch):
-    """Three models share q_proj: one SVD of its base and three of the tuned weights."""
+    """Three models share q_proj: one SVD of its base, three of the tuned weights, one of the update without factors."""
     sizes, original = [], dense.svd
     monkeypatch.setattr(
         dense, "svd", lambda matrix, **options: sizes.append(matrix.shape) or original(matrix, **options)
     )
     key = "model.layers.0.self_attn.q_proj.weight"
     compare(folders / "base", {name: folders / name for name in NAMES}, include=[key])
-    assert len(sizes) == 1 + 3
+    assert len(sizes) == 1 + 3 + 1
 
 
 def test_models_that_read_a_square_weight_both_ways_do_not_share_its_decomposition(tmp_path):
@@ -71,7 +71,7 @@ def test_a_fault_in_one_model_is_no_fault_of_the_others(base, tuned, folders):
 
 def test_json_holds_a_report_of_schema_1_a_model(compared):
     document = json.loads(compared.to_json())
-    assert set(document) == {"schema", "models", "ranking", "guide", "matrix", "similarity"}
+    assert set(document) == {"schema", "models", "ranking", "claims", "guide", "matrix", "similarity"}
     assert list(document["models"]) == list(NAMES)
     assert {report["schema"] for report in document["models"].values()} == {1}
     assert sorted(entry["name"] for entry in document["ranking"]) == sorted(NAMES)

@@ -18,22 +18,25 @@ from spectra.errors import UsageError
 TOP = {"schema", "provenance", "summary", "findings", "skipped", "layers"}
 LAYER = {
     "key", "name", "index", "stack", "block", "module", "shape", "status", "reason", "method", "update", "dtype",
-    "parameters", "bytes", "rank", "norm", "floor", "intruders", "spectrum", "notes",
+    "parameters", "bytes", "rank", "norm", "floor", "intruders", "spectrum", "attribution", "amplification", "balance",
+    "magnitude", "edges", "tails", "threshold", "notes",
 }  # fmt: skip
 RANK = {
     "effective", "stable", "participation", "energy_90", "energy_95", "energy_99", "numerical", "above_floor",
     "allotted", "utilisation", "error",
 }  # fmt: skip
-NORM = {"base", "update", "ratio", "base_spectral", "update_spectral", "cosine"}
+NORM = {"base", "update", "ratio", "base_spectral", "update_spectral", "cosine", "base_largest", "tuned_largest"}
+ATTRIBUTION = {"directions", "direction", "direction_share", "rest"}
+AMPLIFICATION = {"rank", "factor", "within", "by_chance"}
 FLOOR = {"dtype", "sigma", "edge_alike", "edge_uneven", "lost", "edge"}
 INTRUDERS = {
     "k", "epsilon", "side", "count", "degenerate", "rotated", "new", "similarity", "similarity_bound", "nearest",
     "sigma", "relative_gap", "novelty", "novelty_span", "cluster", "base_share", "update_share", "verdict", "null",
-    "margin", "energy_share", "residual", "steps", "missed", "sweep",
+    "null_quantile", "margin", "energy_share", "residual", "steps", "missed", "sweep",
 }  # fmt: skip
 PER_VECTOR = (
     "similarity", "similarity_bound", "nearest", "sigma", "relative_gap", "novelty", "cluster", "base_share",
-    "update_share", "verdict",
+    "update_share", "verdict", "null_quantile",
 )  # fmt: skip
 
 
@@ -62,6 +65,10 @@ def test_json_has_exactly_the_fields_of_schema_1(base, tuned):
         assert set(layer["intruders"]) == INTRUDERS
         assert set(layer["intruders"]["sweep"]) == {"k", "epsilon", "count"}
         assert set(layer["spectrum"]) == {"index", "base", "tuned", "update"}
+        assert set(layer["update"]) == {"kind", "allotted_rank", "scaling"}
+        assert set(layer["attribution"]) == ATTRIBUTION
+        assert set(layer["amplification"]) == AMPLIFICATION
+        assert layer["balance"] is None
         assert layer["status"] == "ok"
     assert all(set(entry) == {"key", "reason"} for entry in found["skipped"])
 
@@ -72,6 +79,7 @@ def test_arrays_hold_one_entry_a_vector(base, tuned, k):
         block = layer["intruders"]
         assert (block["k"], block["epsilon"], block["side"]) == (k, 0.5, "left")
         assert {len(block[name]) for name in PER_VECTOR} == {min(k, *layer["shape"])}
+        assert {len(layer["attribution"][name]) for name in ATTRIBUTION - {"directions"}} == {min(k, *layer["shape"])}
         assert block["count"] == block["degenerate"] + block["rotated"] + block["new"]
 
 

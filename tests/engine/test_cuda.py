@@ -12,6 +12,8 @@ from spectra.engine import basis, dense
 from spectra.engine.choose import Request, certified_batch
 from spectra.engine.feed import Feed
 from spectra.engine.krylov import Krylov, Operator, random_rows
+from spectra.engine.update_directions import update_directions
+from spectra.updates import Dense
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
@@ -139,3 +141,14 @@ def test_a_full_fine_tune_has_the_counts_of_the_cpu(method):
     here = diagnose(base, tuned, settings=Settings(method="exact", device="cpu", side="both"))
     assert [row.found for row in there.rows] == [row.found for row in here.rows]
     assert all(row.status == "ok" for row in there.rows)
+
+
+@pytest.mark.parametrize("p", [300, 1100])
+def test_the_directions_of_a_dense_update_are_those_of_the_cpu(p):
+    matrix = (
+        testing.with_spectrum([9.0, 7.0, 5.0, 4.0], p, p + 40, seed=1) + testing.noise(p, p + 40, level=1.0, seed=2)
+    ).float()
+    there, here = (update_directions(Dense(matrix), device=device) for device in ("cuda", "cpu"))
+    rebuilt = [(found.left[:, :4] * found.values[:4]) @ found.right[:, :4].T for found in (there, here)]
+    torch.testing.assert_close(*rebuilt, rtol=0, atol=1e-3)
+    assert "on cuda" in there.how

@@ -27,46 +27,46 @@ def rescaled_pair():
 @pytest.mark.parametrize("make", [dense_pair, rescaled_pair])
 def test_an_estimate_knows_the_leading_values_and_says_what_it_is(make):
     pair = make()
-    values, path, found = update_spectrum(pair, "estimated", "cpu")
+    found = update_spectrum(pair, "estimated", "cpu")
     expected = torch.linalg.svdvals(pair.update.dense().double())
-    torch.testing.assert_close(values, expected[:10], rtol=5e-3, atol=0)
-    assert path == "the ranks of the update estimated from 16 random vectors of 32 Lanczos steps each"
-    assert found.energy == pytest.approx(float(expected.square().sum()), rel=1e-5)
+    torch.testing.assert_close(found.values, expected[:10], rtol=5e-3, atol=0)
+    assert found.how == "the ranks of the update estimated from 16 random vectors of 32 Lanczos steps each"
+    assert found.estimate.energy == pytest.approx(float(expected.square().sum()), rel=1e-5)
 
 
 def test_exact_knows_every_value_and_how():
-    values, path, found = update_spectrum(dense_pair(), "exact", "cpu")
-    assert (len(values), found) == (160, None)
-    assert path == "the update by its singular values alone (gesdd float32)"
+    found = update_spectrum(dense_pair(), "exact", "cpu")
+    assert (len(found.values), found.estimate) == (160, None)
+    assert found.how == "the update by its singular values alone (gesdd float32)"
 
 
 @pytest.mark.parametrize("rows", [100, 160])
 def test_factors_are_never_estimated(rows):
     base = BASE[:rows]
     pair = testing.weight_pair(base, LowRank(*testing.lora({"w.weight": base}, ["w"], rank=3, seed=1)["w"]))
-    values, path, found = update_spectrum(pair, "estimated", "cpu")
-    assert (len(values), found) == (3, None)
-    assert path == "the update from its factors, never formed"
+    found = update_spectrum(pair, "estimated", "cpu")
+    assert (len(found.values), found.estimate) == (3, None)
+    assert found.how == "the update from its factors, never formed"
 
 
 def test_a_small_matrix_is_not_estimated_and_says_why():
     pair = testing.weight_pair(BASE[:100], testing.noise(100, 200, level=0.1, seed=2))
-    values, path, found = update_spectrum(pair, "estimated", "cpu")
-    assert (len(values), found) == (100, None)
-    assert path.endswith(", as it is too small for an estimate")
+    found = update_spectrum(pair, "estimated", "cpu")
+    assert (len(found.values), found.estimate) == (100, None)
+    assert found.how.endswith(", as it is too small for an estimate")
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_a_matrix_at_the_ends_of_float32_is_not_estimated_and_says_why(scale):
-    values, path, found = update_spectrum(dense_pair(scale), "estimated", "cpu")
-    assert (len(values), found) == (160, None)
-    assert path.endswith(", as it is beyond the range of float32 products for an estimate")
+    found = update_spectrum(dense_pair(scale), "estimated", "cpu")
+    assert (len(found.values), found.estimate) == (160, None)
+    assert found.how.endswith(", as it is beyond the range of float32 products for an estimate")
 
 
 def test_auto_estimates_above_a_size_alone(monkeypatch):
-    assert update_spectrum(dense_pair(), "auto", "cpu")[2] is None
+    assert update_spectrum(dense_pair(), "auto", "cpu").estimate is None
     monkeypatch.setattr(room, "_EXACT_UP_TO", 150)
-    assert update_spectrum(dense_pair(), "auto", "cpu")[2] is not None
+    assert update_spectrum(dense_pair(), "auto", "cpu").estimate is not None
 
 
 @pytest.mark.parametrize("method", ["exact", "certified", "basis"])

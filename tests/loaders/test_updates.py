@@ -130,6 +130,10 @@ def test_a_known_spectrum_is_that_of_the_dense_form(make, m, n, r, seed):
         torch.testing.assert_close(values, torch.linalg.svdvals(update.dense()))
 
 
+def test_the_kind_of_a_rescaled_update_tells_its_axis():
+    assert [make(3, 4, 1, 0).kind for make in (rescaled_rows, rescaled_columns)] == ["rescaled", "rescaled columns"]
+
+
 @given(m=extents, n=extents, r=extents, seed=seeds, columns=st.booleans())
 @laws
 def test_rescaled_is_the_definition_of_dora(m, n, r, seed, columns):

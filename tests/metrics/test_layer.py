@@ -8,7 +8,8 @@ import torch
 from spectra import table, testing
 from spectra.engine.choose import Request, decompose
 from spectra.layout import layout_of
-from spectra.metrics.layer import FAILED, NONFINITE, OOM, ZERO, measure, unmeasured
+from spectra.metrics.layer import measure, unmeasured
+from spectra.metrics.status import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE
 from spectra.updates import Dense, LowRank, Storage, WeightPair
 
 BASE = testing.decaying(40, 30, seed=1).float()
@@ -49,7 +50,7 @@ def test_a_row_counts_over_the_sides_asked_for():
     assert row.examined == 8
     assert row.found == sum(block.count for block in row.intruders)
     assert set(row["intruders"]) == {"left", "right"}
-    assert row["update"] == {"kind": "low rank", "allotted_rank": 3}
+    assert row["update"] == {"kind": "low rank", "allotted_rank": 3, "scaling": None}
     assert (row.place.stack, row["block"], row["module"]) == ("a", 0, "b")
     assert row.notes[0] == "a note"
     assert "from its factors" in row.notes[1]
@@ -82,3 +83,50 @@ def test_a_row_is_a_mapping_that_json_can_hold():
     assert json.loads(table.to_json(row)).keys() == set(row)
     assert len(row) == len(list(row))
     assert hash(row) == hash(measure(found, decompose(found)))
+
+
+def test_what_needs_every_value_is_there_only_where_they_are_known():
+    base, n = testing.decaying(200, 150, seed=4).float(), 150
+    sizes = [Storage("float32", 200 * n, 800 * n)] * 2
+    update = Dense(testing.noise(200, n, level=0.1, seed=5).float())
+    full = WeightPair("a.weight", base, update, layout_of((200, n)), *sizes)
+    exact = measure(full, decompose(full, Request(k=5, method="exact")), k=5)
+    assert exact.edges.sigma == pytest.approx(float(full.update.dense().std()), rel=0.1)
+    assert None not in (exact.tails.base, exact.tails.tuned, exact.tails.update)
+    assert exact["threshold"]["critical"] == exact.threshold.critical > 0
+    certified = measure(full, decompose(full, Request(k=5, method="certified")), k=5)
+    assert certified.method == "certified"
+    assert (certified.threshold, certified.tails.base, certified.tails.tuned) == (None, None, None)
+    assert certified.tails.update == exact.tails.update
+    assert certified.magnitude == exact.magnitude
+
+
+def test_an_update_of_factors_has_no_bulk():
+    found = pair(low_rank())
+    row = measure(found, decompose(found))
+    assert (row.edges, row["edges"], row.tails) == (None, None, None)
+    assert row.magnitude.dD > 0
+
+
+@pytest.mark.parametrize("status", [ZERO, ZERO_BASE])
+def test_a_zero_update_still_tells_which_factor_is_zero(status):
+    B, A = low_rank().factors
+    row = unmeasured(pair(LowRank(0 * B, A), scaling=2.0), status, "because")
+    assert (row.balance.B, row.balance.ratio, row["update"]["scaling"]) == (0, 0, 2.0)
+    assert row["balance"]["A"] == pytest.approx(float(A.norm()), rel=1e-6)
+
+
+def test_a_row_that_failed_has_no_balance():
+    assert unmeasured(pair(low_rank(), scaling=2.0), NONFINITE, "because").balance is None
+
+
+@pytest.mark.parametrize(
+    ("update", "how"),
+    [(low_rank(), "the update from its factors, never formed"), (dense(), "directions of the update by full")],
+)
+def test_a_row_says_how_the_directions_of_its_update_were_had(update, how):
+    found = pair(update)
+    row = measure(found, decompose(found))
+    assert how in row.notes[-1]
+    assert row.attribution.directions == row.amplification.rank == (3 if update.factors else 16)
+    assert row["attribution"]["direction"] == row.attribution.direction

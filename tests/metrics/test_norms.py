@@ -68,3 +68,18 @@ def test_factors_have_the_norms_of_their_product():
 def test_empty_spectra_have_spectral_norm_zero():
     found = norms(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0), torch.zeros(0))
     assert (found.base_spectral, found.update_spectral, found.ratio) == (0, 0, 0)
+
+
+def test_the_largest_entries_are_those_of_base_and_tuned():
+    base = testing.decaying(300, 700, seed=4)  # of several blocks of rows
+    base[299, 0], update = -7.0, torch.zeros(300, 700)
+    update[299, 0], update[0, 699] = 7.0, 3.0 - float(base[0, 699])
+    found = of(base, update)
+    assert (found.base_largest, found.tuned_largest) == (7.0, pytest.approx(3.0))
+
+
+def test_counting_the_largest_leaves_the_base_as_it_was():
+    base = testing.decaying(30, 20, seed=5)
+    before = base.clone()
+    of(base, testing.noise(30, 20, level=0.5, seed=2).double())
+    assert torch.equal(base, before)

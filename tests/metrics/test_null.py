@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from spectra.metrics.null import expected_similarity
+from spectra.metrics.null import expected_similarity, null_quantile
 
 
 def by_chance(m, p, seed=1, samples=4000):
@@ -63,3 +63,37 @@ def test_the_sampled_branch_repeats_itself():
 @pytest.mark.parametrize(("m", "p"), [(0, 0), (0, 3), (3, 0)])
 def test_no_vectors_no_similarity(m, p):
     assert expected_similarity(m, p) == 0.0
+
+
+@pytest.mark.parametrize(("m", "p"), [(2, 2), (16, 16), (63, 20), (64, 64), (384, 2), (1024, 1024)])
+def test_the_quantile_is_the_share_of_random_directions_below(m, p):
+    drawn = np.random.default_rng(3).standard_normal((4000, m))
+    largest = np.abs(drawn[:, :p]).max(1) / np.linalg.norm(drawn, axis=1)
+    at = np.quantile(largest, [0.05, 0.5, 0.95])
+    np.testing.assert_allclose(null_quantile(at.tolist(), m, p), [0.05, 0.5, 0.95], rtol=0, atol=0.08)
+
+
+def test_the_quantile_of_one_base_vector_in_three_dimensions_is_exact():
+    """On a sphere in R^3 a coordinate is uniform: P(|x| <= t) = t."""
+    assert null_quantile([0.0, 0.25, 1.0], 3, 1) == pytest.approx((0, 0.25, 1), abs=0.02)
+
+
+@pytest.mark.parametrize("m", [1, 5, 63, 64, 4096])
+def test_the_quantile_rises_from_zero_to_one(m):
+    found = null_quantile([0.0, *np.linspace(0.01, 0.99, 50).tolist(), 1.0], m, m)
+    assert list(found) == sorted(found)
+    assert (found[0], found[-1]) == (0, 1)
+    assert null_quantile([1 - 2**-24], m, m)[0] > 0.999  # one, in float32
+
+
+def test_the_mean_is_that_of_the_quantiles_distribution():
+    for m, p in ((40, 40), (256, 256)):
+        x = np.linspace(0, 1, 20001)
+        mean = float(np.trapezoid(1 - np.array(null_quantile(x.tolist(), m, p)), x))
+        assert mean == pytest.approx(expected_similarity(m, p), rel=2e-3)
+
+
+@pytest.mark.parametrize(("m", "p"), [(0, 0), (0, 3), (3, 0)])
+def test_without_vectors_nothing_is_below(m, p):
+    assert null_quantile([0.5, 0.1], m, p) == (0.0, 0.0)
+    assert null_quantile([], 5, 5) == ()

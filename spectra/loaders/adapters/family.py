@@ -145,7 +145,8 @@ class Family:
     module, is_state knows names of training state, shared a pattern of the names of tensors that all modules share,
     integers the parts that are no floats; vectors a pattern of the names of biases and norms, where those are what it
     trains; beside the families whose modules may lie in the same file; everywhere whether the shared tensors alone
-    adapt every module that the configuration targets.
+    adapt every module that the configuration targets; scaled whether dW is the product of the module's own factors
+    times the one number that the configuration has for it, by its rank.
     """
 
     method: str
@@ -164,6 +165,7 @@ class Family:
     vectors: str = ""
     beside: "tuple[Family, ...]" = ()
     everywhere: bool = False
+    scaled: bool = False
 
 
 def called(name: str) -> Callable[[AdapterConfig, Shapes], str]:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
 from spectra.loaders.adapters.beside import adapters_below
 from spectra.loaders.adapters.contents import Module
-from spectra.loaders.adapters.placing import Places, place
+from spectra.loaders.adapters.families.starts import base_changing
+from spectra.loaders.adapters.placing import Places, configured_keys, place
 from spectra.loaders.adapters.reader import plan_adapted
+from spectra.loaders.adapters.tied import tied_weights
 from spectra.loaders.adapters.truncation import truncate
 from spectra.loaders.base import Base, plan_replaced
 from spectra.loaders.disagreements import Disagreements
@@ -50,15 +52,15 @@ def plan_adapter(found: Found, dialect: Dialect, base: Base) -> Plan:
                 for planned in plan_replaced(base, key, adapter.source, places.replaced[key]):
                     plan.add(planned)
     faults.raise_any()
-    plan.info = _info(adapter, places)
+    plan.info, plan.targeted = _info(adapter, places, base), configured_keys(adapter, places, base)
     if found.options.truncate is not None:
         truncate(plan, found.options.truncate, (one for own in places.adapted.values() for one in own))
     plan.notes.extend(doubts(base.source, adapter.source, adapter.config.base_model))
     return plan
 
 
-def _info(adapter: Adapter, places: Places) -> TunedInfo:
-    config, source = adapter.config, adapter.source
+def _info(adapter: Adapter, places: Places, base: Base) -> TunedInfo:
+    config, source, start = adapter.config, adapter.source, base_changing(adapter.config)
     modules = [module for modules in places.adapted.values() for module in modules]
     ranked = [(module, rank) for module in modules if (rank := _rank_of(module, adapter)) is not None]
     scaled = ranked if config.is_scaled else []
@@ -72,6 +74,10 @@ def _info(adapter: Adapter, places: Places) -> TunedInfo:
         scalings=tuple(sorted({config.scaling_of(module.configured, rank) for module, rank in scaled})),
         targets=tuple(sorted({_target(module, key) for key, own in places.adapted.items() for module in own})),
         base_named=config.base_model,
+        start=start,
+        as_stored=config.as_stored and bool(start),
+        rank_stabilised=config.use_rslora,
+        tied=tied_weights(places.adapted, base),
     )
 
 

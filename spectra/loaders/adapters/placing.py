@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spectra.errors import MatchError, UnsupportedError
+from spectra.errors import InputError, MatchError, UnsupportedError
 from spectra.loaders.adapters.adapter import Adapter
 from spectra.loaders.adapters.config import AdapterConfig
 from spectra.loaders.adapters.contents import Contents, Module
-from spectra.loaders.adapters.targets import targeted
+from spectra.loaders.adapters.families.tokens import TOKENS
+from spectra.loaders.adapters.targets import parameters, targeted
 from spectra.loaders.base import HEADS, Base, head_of_other_size
 from spectra.loaders.disagreements import Disagreements
 from spectra.loaders.header import FLOATS
@@ -56,6 +57,23 @@ def place(adapter: Adapter, base: Base, plan: Plan, options: ReadOptions, faults
     if both:
         raise UnsupportedError(f"{listing(sorted(both), 3)}: stored in full and adapted by factors at once.")
     return Places(adapted, replaced)
+
+
+def configured_keys(adapter: Adapter, places: Places, base: Base) -> frozenset[str] | None:
+    """Return the base keys that the configuration puts the adapter on, None where it does not tell.
+
+    That is so without target_modules, with rules that are not read, and where the adapted weights themselves are not
+    among those named: its names are then not the base's.
+    """
+    raw, known = adapter.config.raw, adapter.homes(base)
+    if not raw.get("target_modules") and not raw.get("target_parameters"):
+        return None
+    try:
+        keys = {known[name] for name in (*targeted(adapter.config, known), *parameters(adapter.config, known))}
+    except InputError:
+        return None
+    own = {key for key, modules in places.adapted.items() if any(module.family is not TOKENS for module in modules)}
+    return frozenset(keys) if own <= keys else None
 
 
 def _told(contents: Contents, names: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:

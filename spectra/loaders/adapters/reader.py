@@ -54,6 +54,7 @@ class _Reader:
             index=self.index,
             name=self.base.name(self.key, self.index),
             allotted=self._allotted(update),
+            scaling=self._scaling(),
             notes=(*self.notes, *dict.fromkeys(remarks)),
         )
 
@@ -125,6 +126,13 @@ class _Reader:
             return factors[0].shape[1]
         first = self.modules[0]
         return first.family.rank(shapes_of(first, self.source), self.adapter.config)
+
+    def _scaling(self) -> float | None:
+        """Return what the one module of this matrix scales the product of its factors by, None for any other case."""
+        if len(self.modules) != 1 or not self.modules[0].family.scaled:
+            return None
+        (module,), config = self.modules, self.adapter.config
+        return config.scaling_of(module.configured, module.family.rank(shapes_of(module, self.source), config))
 
 
 def shapes_of(module: Module, source: TensorSource) -> dict[str, tuple[int, ...]]:

@@ -33,6 +33,11 @@ def targeted(config: AdapterConfig, modules: Iterable[str]) -> list[str]:
     ]
 
 
+def parameters(config: AdapterConfig, names: Iterable[str]) -> list[str]:
+    """Return the parameters that the adapter is put on by name, as PEFT does with experts: `target_parameters`."""
+    return [name for name in names if _is_named(config.raw.get("target_parameters"), name)]
+
+
 def _is_named(given: Any, name: str) -> bool:
     if isinstance(given, str):
         return matches_whole(given, name, CONFIG_NAME)

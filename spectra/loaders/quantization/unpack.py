@@ -19,12 +19,14 @@ from spectra.text import listing, show
 
 @dataclass(frozen=True, slots=True)
 class Dequantised(TensorInfo):
-    """A weight that is stored packed. dtype : of its entries as stored; stored : bytes of all of its tensors.
+    """A weight that is stored packed. dtype : of its entries as stored; stored : bytes of all of its tensors; scheme :
+    what packed it.
 
     It lies `[out, in]` whatever the architecture: what quantises a Conv1D makes a linear layer of it.
     """
 
     stored: int = 0
+    scheme: str = ""
 
     @property
     def bytes(self) -> int:
@@ -124,7 +126,8 @@ def _logical(tensors: Mapping[str, TensorInfo], weights: Mapping[str, tuple[Pack
             packed, weight = weights[key]
             own = [tensors[part] for part in packed.packing.parts.values()]
             stored = sum(part.bytes for part in own)
-            found[key] = Dequantised(weight.dtype, weight.shape, own[0].file, _alias(own, home, key), stored=stored)
+            alias, scheme = _alias(own, home, key), packed.packing.scheme
+            found[key] = Dequantised(weight.dtype, weight.shape, own[0].file, alias, stored=stored, scheme=scheme)
     return found
 
 

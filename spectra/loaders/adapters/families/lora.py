@@ -128,4 +128,5 @@ LORA = Family(
     doubts=doubts,
     is_state=is_state,
     beside=(TOKENS,),
+    scaled=True,
 )

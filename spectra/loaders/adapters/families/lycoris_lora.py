@@ -67,4 +67,5 @@ LOCON = Family(
     fits=fits,
     needs_base=has_scale,
     doubts=doubts,
+    scaled=True,
 )

@@ -37,6 +37,12 @@ def name_of(config: AdapterConfig) -> str:
     return known or ("KaSA" if drops(config) else "")
 
 
+def base_changing(config: AdapterConfig) -> str:
+    """Return what the start is called where it changed the base, or, being none that is known, may have; else ""."""
+    start = start_of(config)
+    return name_of(config) or ("" if start in _PLAIN else start)
+
+
 def refusal(config: AdapterConfig) -> str | None:
     """Say why the update cannot be had from base and adapter and what to do; None where it can, or the caller has."""
     start, name = start_of(config), name_of(config)
