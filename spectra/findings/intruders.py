@@ -1,63 +1,42 @@
-"""SP201: intruder dimensions, and where they sit."""
-
-from collections import Counter
+"""SP201: intruder dimensions are present, in some matrices of some kinds."""
 
 from spectra.findings.finding import Evidence, Raised, Rule
-from spectra.metrics.layer import Layer
+from spectra.findings.intruder_counts import FEW, MANY, IntruderCounts, intruder_counts, measure_or_lessen
 from spectra.text import count, percent, show
-
-_MANY, _FEW = 0.2, 0.05
-_MOSTLY = 0.5
 
 
 def _check(evidence: Evidence) -> list[Raised]:
-    rows = [layer for layer in evidence.measured if _real(layer)]
-    if not rows:
+    found = intruder_counts(evidence)
+    if not found.found or found.concentration or found.everywhere:
         return []
-    found, examined = sum(map(_real, rows)), sum(layer.examined for layer in evidence.measured)
-    new = sum(side.new for layer in rows for side in layer.intruders)
-    share = found / examined
-    spread = f"in {len(rows)} of {count(len(evidence.measured), 'matrix', 'matrices')}{_where(rows)}"
-    return [
-        Raised(
-            "warning" if share >= _MANY else "info",
-            f"{count(found, 'intruder')} among {count(examined, 'leading direction')} ({percent(share)}; {new} new, "
-            f"{found - new} rotated), {spread}.",
-            _advice(evidence, share),
-            rows,
-            {"intruders": found, "examined": examined, "new": new, "share": share},
-        )
-    ]
+    matrices = count(len(found.sides), "matrix", "matrices")
+    return [found.raised(f"in {len(found.rows)} of {matrices}, {_where(found)}", measure_or_lessen(evidence))]
 
 
-def _real(layer: Layer) -> int:
-    """Intruders that are not mere ties of the base."""
-    return sum(side.rotated + side.new for side in layer.intruders)
+def _where(found: IntruderCounts) -> str:
+    modules = {layer.place.module for layer in found.rows}
+    return f"all in {show(modules.pop())}" if len(modules) == 1 else f"spread over {len(modules)} kinds of module"
 
 
-def _where(rows: list[Layer]) -> str:
-    modules: Counter[str] = Counter()
-    for layer in rows:
-        modules[layer.place.module] += _real(layer)
-    module, held = modules.most_common(1)[0]
-    total = sum(modules.values())
-    if len(modules) == 1 or held > _MOSTLY * total:
-        return f", mostly in {show(module)} ({held} of {total})" if len(modules) > 1 else f", all in {show(module)}"
-    return f", spread over {len(modules)} kinds of module"
-
-
-def _advice(evidence: Evidence, share: float) -> str:
-    if share < _FEW:
-        return "Few: nothing to do unless the model forgets what it should not."
-    if not evidence.is_adapter:
-        return (
-            "More than the paper saw in full fine-tuning, which had hardly any. If forgetting matters, compare with a "
-            "smaller learning rate or fewer steps."
-        )
-    return (
-        "If forgetting matters, measure it on the pre-training task. The paper finds fewer at a high rank with "
-        "alpha = 2r or rsLoRA; a smaller scale or learning rate leaves fewer too."
-    )
-
-
-INTRUDERS = Rule("SP201", "intruders", "Shuttleworth et al., arXiv:2410.21228, Def. 3.1 and secs. 4-5", _check)
+INTRUDERS = Rule(
+    code="SP201",
+    name="intruders",
+    summary="Intruder dimensions sit in some matrices.",
+    severities=("warning", "info"),
+    meaning="Some leading singular vectors of the tuned weight have no like in the base: their largest |cosine| with "
+    "all singular vectors of the base is below epsilon. Each is new (more than half of it lies outside the base's top "
+    "space) or rotated (it is made of the base's leading directions); ties of the base's singular values, and "
+    f"matrices so small that chance decides (SP202), are left out. A warning where {percent(MANY)} of all leading "
+    f"directions are intruders, else a remark; below {100 * FEW:g} % they are called few. One of SP201, SP203 and "
+    "SP204 is raised: this one where they neither sit in one place nor nearly everywhere.",
+    advice="If forgetting matters, measure it on the pre-training task: the count is a hint, not a measurement. The "
+    "paper finds fewer intruders at a high rank with alpha = 2r or rsLoRA; a smaller scale or learning rate leaves "
+    "fewer too, and `spectra sweep` says from which scale on they appear.",
+    doubts="The count depends on k and epsilon: read the sweep over both, and the margin. It saturates: a strong "
+    "update has k intruders in every matrix, and then the energy share tells more. Whether intruders cause forgetting "
+    "or come along with a strong update is disputed: for it, Xie, arXiv:2607.23711; against it, the review of the "
+    "paper, OpenReview xp7B8rkh7L.",
+    source="Shuttleworth et al. 2024, arXiv:2410.21228v3, Definition 3.1 and sections 4 and 5; new and rotated are "
+    "this tool's",
+    check=_check,
+)

@@ -3,7 +3,7 @@
 import statistics
 
 from spectra.findings.finding import Evidence, Raised, Rule
-from spectra.metrics.layer import ZERO
+from spectra.metrics.status import ZERO
 from spectra.text import count, percent
 
 _RATIO, _COSINE = 0.5, 0.9
@@ -13,15 +13,16 @@ def _check(evidence: Evidence) -> list[Raised]:
     """Speak when most matrices are far from their base. One that is equal to it is evidence for the base."""
     known = [(layer, layer.norm) for layer in evidence.measured if layer.norm is not None]
     far = [layer for layer, norm in known if norm.ratio > _RATIO or norm.cosine < _COSINE]
-    equal = sum(layer.status == ZERO for layer in evidence.layers)
+    equal = len(evidence.having(ZERO))
     judged = len(known) + equal
     if not far or len(far) <= judged / 2:
         return []
     ratio = statistics.median(norm.ratio for _, norm in known)
     cosine = statistics.median(norm.cosine for _, norm in known)
+    same = f"{equal} {'is' if equal == 1 else 'are'}" if equal else "none is"
     measured = (
-        f"the median update is {ratio:.2f} of its weight, the median cosine of base and tuned {cosine:.2f}, and "
-        f"{percent(equal / judged)} of {count(judged, 'matrix', 'matrices')} are equal"
+        f"{len(far)} of {count(judged, 'matrix', 'matrices')} lie far from the base, {same} equal to it; the median "
+        f"update is {ratio:.2f} of its weight, the median cosine of base and tuned {cosine:.2f}"
     )
     if evidence.is_adapter:
         message = f"Unusually large for an adapter: {measured}."
@@ -39,4 +40,19 @@ def _check(evidence: Evidence) -> list[Raised]:
     return [Raised("warning", message, advice, far, numbers)]
 
 
-WRONG_BASE = Rule("SP103", "wrong-base", "fine-tuning moves a weight by a small part of its norm", _check)
+WRONG_BASE = Rule(
+    code="SP103",
+    name="wrong-base",
+    summary="Base and tuned do not look like base and fine-tune.",
+    severities=("warning",),
+    meaning=f"More than half of the matrices lie far from the base: ||dW|| above {percent(_RATIO)} of ||W0|| "
+    f"(Frobenius), or the cosine of W0 and W as vectors below {_COSINE}. Fine-tuning moves a weight by a small part "
+    "of its norm; two models of one architecture that were trained apart have a cosine near 0 and a ratio near 1.4.",
+    advice="Check that this is the very base that the model was trained from: a sibling of the same shape (another "
+    "seed, the instruct model, another version) fits without a word. For an adapter also check alpha, r and the scale "
+    "against the training run.",
+    doubts="A very long or hot training run can move a weight this far from its true base. A sibling that was trained "
+    "on from the same weights lies so near that this check does not see it.",
+    source="||dW||_F / ||W0||_F and <W0, W> / (||W0||_F ||W||_F); thresholds of this tool",
+    check=_check,
+)

@@ -10,17 +10,63 @@ from spectra.analysis.diagnosis import diagnose
 
 
 def findings(base, tuned):
-    if not base.is_dir() or not tuned.is_dir():
+    if not base.exists() or not tuned.is_dir():
         pytest.skip(f"{tuned.name} or its base is not among the real data")
     return {finding.code: finding for finding in diagnose(base, tuned).findings}
 
 
-@pytest.mark.parametrize("step", [189, 567, 945, 1323, 1890])
-def test_a_trained_adapter_is_told_about_its_intruders_only(step, real_data):
+def severities(base, tuned):
+    return {code: finding.severity for code, finding in findings(base, tuned).items()}
+
+
+EVERYWHERE = {"SP204": "info", "SP205": "info"}  # intruders in nearly every matrix, and the law foresees them
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lora_nerp_lora_baseline_checkpoint-189", EVERYWHERE),
+        ("lora_nerp_lora_baseline_checkpoint-567", EVERYWHERE),
+        ("lora_nerp_lora_baseline_checkpoint-945", EVERYWHERE),
+        ("lora_nerp_lora_baseline_checkpoint-1323", {**EVERYWHERE, "SP204": "warning"}),
+        ("lora_nerp_lora_baseline_checkpoint-1890", {**EVERYWHERE, "SP204": "warning"}),
+        ("lora_emot_lora_baseline_checkpoint-999", {"SP201": "info", "SP205": "info"}),
+        ("lora_emot_lora_baseline_checkpoint-1665", EVERYWHERE),
+        ("adalora_nerp", {"SP201": "info", "SP301": "info", "SP305": "info"}),  # 3 of 12 directions, one with 99 %
+        ("adalora_emot", {**EVERYWHERE, "SP301": "info", "SP305": "info"}),
+    ],
+)
+def test_a_trained_adapter_is_told_about_its_intruders_and_its_rank(name, expected, real_data):
     folder = real_data / "pairs" / "bert_tiny"
-    assert set(findings(folder / "ft_sst2_converted", folder / f"lora_nerp_lora_baseline_checkpoint-{step}")) == {
-        "SP201"
-    }
+    assert severities(folder / "ft_sst2_converted", folder / name) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("aowei_stage1_seed42", {"SP302": "info"}),
+        ("aowei_stage2_seed42", {"SP302": "info"}),
+        ("zouhe0_r4_qkvo", {"SP302": "info"}),
+        ("fanyihan_r8_qv", {}),
+    ],
+)
+def test_a_mild_adapter_of_a_base_in_gguf_is_told_that_the_base_is_quantised(name, more, real_data, real_bases):
+    found = findings(real_bases / "gemma-3-270m-q4_k_m.gguf", real_data / "pairs" / "gemma3_270m" / name)
+    assert {code: finding.severity for code, finding in found.items()} == {"SP111": "info", **more}
+    assert found["SP111"].numbers["scheme"] == "Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("full", {"SP201": "info"}),
+        ("lora-r2", {**EVERYWHERE, "SP302": "info"}),
+        ("lora-r32", {**EVERYWHERE, "SP204": "warning", "SP302": "info"}),
+    ],
+)
+def test_the_demo_says_what_it_is_there_to_show(name, expected, trio):
+    assert severities(trio / "base", trio / name) == expected
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -39,12 +85,16 @@ def test_a_mild_full_fine_tune_gets_one_remark_on_its_frozen_pooler(real_bases):
     assert {code: finding.severity for code, finding in found.items()} == {"SP101": "info"}
 
 
-@pytest.mark.parametrize(("name", "share"), [("bert_ft", 0.084), ("bert_ft_10k_25s", 0.016)])
-def test_a_strong_full_fine_tune_gets_its_few_intruders_as_a_remark(name, share, real_bases):
+@pytest.mark.parametrize(
+    ("name", "share", "place"),
+    [("bert_ft", 0.084, "attention.output.dense"), ("bert_ft_10k_25s", 0.016, "pooler.dense")],
+)
+def test_a_strong_full_fine_tune_gets_its_few_intruders_as_a_remark_with_their_place(name, share, place, real_bases):
     folder = real_bases / "rxnfp" / "rxnfp" / "models" / "transformers"
     found = findings(folder / "bert_pretrained", folder / name)
-    assert {code: finding.severity for code, finding in found.items()} == {"SP201": "info"}
-    assert found["SP201"].numbers["share"] == pytest.approx(share, abs=0.01)
+    assert {code: finding.severity for code, finding in found.items()} == {"SP203": "info"}
+    assert found["SP203"].numbers["share"] == pytest.approx(share, abs=0.01)
+    assert found["SP203"].numbers["place"] == place
 
 
 def stirred(base, folder):

@@ -1,0 +1,84 @@
+"""SP401: a scale that does not go with the rank."""
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from spectra.findings.finding import Evidence, Raised, Rule
+from spectra.text import count
+
+if TYPE_CHECKING:
+    from spectra.metrics.layer import Layer
+
+_HIGH, _WEAK = 32, 0.5  # ordinary settings have alpha of r or 2r; QLoRA's alpha = 16 at r = 64 makes 0.25
+_STABILISED, _TWICE = 16, 2.0  # below r = 16, 2 sqrt(r) is less than 8: strong, and no accident
+_EXTREME = 32.0  # of rsLoRA's scale: alpha = 2r at r = 256
+
+
+def _check(evidence: Evidence) -> list[Raised]:
+    known = [
+        (layer, layer.rank.allotted, layer.scaling)
+        for layer in evidence.layers
+        if layer.rank is not None and layer.rank.allotted and layer.scaling
+    ]
+    if evidence.info.rank_stabilised:
+        return _stabilised([one for one in known if _is_strong(*one[1:])], len(known))
+    return _weak([one for one in known if one[1] >= _HIGH and abs(one[2]) < _WEAK], len(known))
+
+
+def _is_strong(rank: int, scaling: float) -> bool:
+    """Whether alpha is 2r or more, to rounding: rsLoRA's scale is then 2 sqrt(r) or more."""
+    return rank >= _STABILISED and abs(scaling) >= _TWICE * math.sqrt(rank) * (1 - 1e-6)
+
+
+def _weak(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
+    if not rows:
+        return []
+    rank, scaling = statistics.median(rank for _, rank, _ in rows), statistics.median(scale for _, _, scale in rows)
+    return [
+        Raised(
+            "info",
+            f"A weak scale for the rank: alpha / r = {scaling:.3g} at r = {rank:g} (medians) in {len(rows)} of "
+            f"{count(known, 'matrix', 'matrices')}. At a fixed alpha the update is scaled down as the rank grows.",
+            "For another run: rsLoRA (alpha / sqrt(r)), or alpha = 2r, with which the paper finds fewer intruders at "
+            "high rank. The adapter as it is needs no change: its scale belongs to it.",
+            [layer for layer, _, _ in rows],
+            {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
+        )
+    ]
+
+
+def _stabilised(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
+    if not rows:
+        return []
+    rank, scaling = statistics.median(rank for _, rank, _ in rows), statistics.median(scale for _, _, scale in rows)
+    return [
+        Raised(
+            "warning" if abs(scaling) >= _EXTREME else "info",
+            f"rsLoRA with alpha = {scaling / math.sqrt(rank):.3g} r at r = {rank:g} (medians) in {len(rows)} of "
+            f"{count(known, 'matrix', 'matrices')}: the scale is {scaling:.3g}, where alpha / r would be "
+            f"{scaling / math.sqrt(rank):.3g}.",
+            "alpha = 2r is advice for plain LoRA. With rsLoRA keep alpha where it was at a small rank (16 is usual): "
+            "the root of r already makes up for the rank.",
+            [layer for layer, _, _ in rows],
+            {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
+        )
+    ]
+
+
+ALPHA_AND_RANK = Rule(
+    code="SP401",
+    name="alpha-and-rank",
+    summary="A scale that does not go with the rank.",
+    severities=("warning", "info"),
+    meaning=f"Plain LoRA with r of {_HIGH} or more and a scale alpha / r below {_WEAK:g}: at a fixed alpha the update, "
+    "and its gradient, shrink as the rank grows, so that a high rank trains like a low one. Or rsLoRA, whose scale is "
+    f"alpha / sqrt(r), with r of {_STABILISED} or more and alpha of {_TWICE:g} r or more: the rank is then made up for "
+    f"twice. A remark; a warning for a scale of rsLoRA of {_EXTREME:g} or more.",
+    advice="Choose one way to make up for the rank: alpha = 2r with plain LoRA, or a fixed alpha with rsLoRA. The "
+    "intruder paper finds fewer intruders with either than with a fixed alpha.",
+    doubts="A trained adapter must keep its scale: this is about the next run. A larger learning rate makes up for a "
+    "weak scale, and image trainers use alpha = 1 with just that. The rank is the stored one.",
+    source="Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA); Shuttleworth et al. 2024, arXiv:2410.21228v3",
+    check=_check,
+)
