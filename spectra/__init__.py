@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spectra.api import Comparison as Comparison
+    from spectra.api import Overlap as Overlap
     from spectra.api import Report as Report
     from spectra.api import Sweep as Sweep
     from spectra.api import compare as compare
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from spectra.api import fill_base_cache as fill_base_cache
     from spectra.api import guide as guide
     from spectra.api import insertions as insertions
+    from spectra.api import overlap as overlap
     from spectra.api import sweep as sweep
     from spectra.engine.decomposition import SVD as SVD
     from spectra.loaders.pairing import Pairs as Pairs
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Comparison": "spectra.api",
+    "Overlap": "spectra.api",
     "Report": "spectra.api",
     "Sweep": "spectra.api",
     "compare": "spectra.api",
@@ -37,6 +40,7 @@ _HOMES = {
     "fill_base_cache": "spectra.api",
     "guide": "spectra.api",
     "insertions": "spectra.api",
+    "overlap": "spectra.api",
     "sweep": "spectra.api",
     "SVD": "spectra.engine.decomposition",
     "Pairs": "spectra.loaders.pairing",

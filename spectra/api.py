@@ -10,15 +10,22 @@ from spectra.analysis import guide as decision
 from spectra.analysis import insertions as inserted
 from spectra.analysis.base_filling import Filling
 from spectra.analysis.guide import Guide
+from spectra.analysis.overlap import ModelOverlap
+from spectra.analysis.overlap import overlap as overlap_models
 from spectra.analysis.settings import Progress, Settings
 from spectra.analysis.sweep import SCALES, ModelSweep
 from spectra.analysis.sweep import sweep as sweep_model
 from spectra.loaders.base import open_base
 from spectra.loaders.source import Model
-from spectra.plots.figures import comparison_figures, report_figures, save_figures, sweep_figures
-from spectra.reports import html, notebook, terminal, words
+from spectra.plots.figures import comparison_figures, overlap_figures, report_figures, save_figures, sweep_figures
+from spectra.reports import annotations, markdown, notebook, sarif, terminal, words
 from spectra.reports import insertions as insertions_summary
+from spectra.reports import overlap as overlap_summary
 from spectra.reports import sweep as sweep_summary
+from spectra.reports.located import Located
+from spectra.reports.page.comparison import comparison_page
+from spectra.reports.page.report import report_page
+from spectra.reports.page.sweep import sweep_page
 
 
 class Report(diagnosis.Diagnosis):
@@ -34,11 +41,23 @@ class Report(diagnosis.Diagnosis):
         return notebook.fragment(self)
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """Return the report as one HTML page without script or network, and write it when a path is given."""
-        page = html.report_page(self)
-        if path is not None:
-            table.write(path, page)
-        return page
+        """Return the report as one HTML page that loads nothing, and write it when a path is given."""
+        return table.given(report_page(self), path)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Return the summary for a model card as GitHub-flavoured Markdown, and write it when a path is given."""
+        return table.given(markdown.report(self), path)
+
+    def to_sarif(self, path: str | Path | None = None, *, file: str | None = None) -> str:
+        """Return the findings as SARIF 2.1.0, for code scanners, and write them when a path is given.
+
+        file : where the tuned model lies, as the reader of the log finds it (relative); by default its name.
+        """
+        return table.given(table.to_json(sarif.sarif([Located(self, file)])), path)
+
+    def to_github(self, *, file: str | None = None) -> str:
+        """Return the findings as annotations of a GitHub workflow, one a line. file : as for `to_sarif`."""
+        return annotations.annotations([Located(self, file)])
 
     def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
         """Write every figure into a folder in each format; return the paths."""
@@ -59,11 +78,26 @@ class Comparison(comparison.ModelComparison):
         return notebook.comparison_fragment(self)
 
     def to_html(self, path: str | Path | None = None) -> str:
-        """Return the comparison as one HTML page without script or network, written when a path is given."""
-        page = html.comparison_page(self)
-        if path is not None:
-            table.write(path, page)
-        return page
+        """Return the comparison as one HTML page that loads nothing, and write it when a path is given."""
+        return table.given(comparison_page(self), path)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Return the comparison for a model card as GitHub-flavoured Markdown, and write it when a path is given."""
+        return table.given(markdown.comparison(self), path)
+
+    def to_sarif(self, path: str | Path | None = None, *, files: Mapping[str, str] | None = None) -> str:
+        """Return the findings of every model as SARIF 2.1.0, and write them when a path is given.
+
+        files : by a model's name, where it lies, as the reader of the log finds it (relative); by default its name.
+        """
+        return table.given(table.to_json(sarif.sarif(self._located(files))), path)
+
+    def to_github(self, *, files: Mapping[str, str] | None = None) -> str:
+        """Return the findings of every model as annotations of a GitHub workflow. files : as for `to_sarif`."""
+        return annotations.annotations(self._located(files))
+
+    def _located(self, files: Mapping[str, str] | None) -> list[Located]:
+        return [Located(diagnosis, (files or {}).get(name), name) for name, diagnosis in self.models.items()]
 
     def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
         """Write every figure into a folder in each format; return the paths."""
@@ -71,7 +105,7 @@ class Comparison(comparison.ModelComparison):
 
 
 class Sweep(ModelSweep):
-    """The phase curves of a model, which print as a summary, write JSON and CSV, and draw themselves."""
+    """The phase curves of a model, which print as a summary, write JSON, CSV and HTML, and draw themselves."""
 
     def __repr__(self) -> str:
         return f"<Sweep of {len(self.rows)} matrices at {len(self.scales)} scales: {sweep_summary.headline(self)}>"
@@ -79,9 +113,27 @@ class Sweep(ModelSweep):
     def __str__(self) -> str:
         return terminal.text(sweep_summary.summary(self))
 
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return the sweep as one HTML page that loads nothing, and write it when a path is given."""
+        return table.given(sweep_page(self), path)
+
     def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
         """Write every figure into a folder in each format; return the paths."""
         return save_figures(sweep_figures(self), Path(folder), formats)
+
+
+class Overlap(ModelOverlap):
+    """What two models of one base have in common, which prints as a summary, writes JSON and CSV, and draws itself."""
+
+    def __repr__(self) -> str:
+        return f"<Overlap of {len(self.rows)} matrices: {overlap_summary.headline(self)}>"
+
+    def __str__(self) -> str:
+        return terminal.text(overlap_summary.summary(self))
+
+    def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+        """Write every figure into a folder in each format; return the paths."""
+        return save_figures(overlap_figures(self), Path(folder), formats)
 
 
 class Insertions(inserted.Insertions):
@@ -165,6 +217,8 @@ def diagnose(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Measure what fine-tuning did to every matrix it changed.
@@ -199,6 +253,8 @@ def diagnose(
         From module names in the adapter to those in the base, where they are not the same.
     truncate : int
         Read every low-rank update at this rank, its first pieces alone, as DyLoRA (arXiv:2210.07558) trains them.
+    select, ignore : sequences of codes (SP201), starts of codes (SP2) and names (rank-unused)
+        The findings to look for, all by default, and those to leave out.
     progress : callable(done, total, key)
 
     Returns
@@ -232,7 +288,7 @@ def diagnose(
     found = diagnosis.diagnose(
         base,
         tuned,
-        settings=Settings(k, epsilon, side, method, device, spectrum),
+        settings=Settings(k, epsilon, side, method, device, spectrum, select, ignore),
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
@@ -290,7 +346,10 @@ def compare(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     matrix: str | None = None,
+    equal_size: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Put several tuned models of one base on one page, LoRA beside full fine-tuning.
@@ -300,6 +359,9 @@ def compare(
     models : name -> path, module or state dict
     matrix : the base name whose similarity maps are drawn (in a stack of experts `name[number]`); by default the one
         with most intruders among those that most models change.
+    equal_size : bool
+        Count intruders too where the larger of two updates is scaled to the size of the smaller, as `sweep` scales:
+        whether size alone makes the difference. One full decomposition of each base matrix that both change.
     initial : name -> path of that model as it was before training.
     The rest as for `diagnose`.
 
@@ -314,7 +376,7 @@ def compare(
     found = comparison.compare(
         base,
         models,
-        settings=Settings(k, epsilon, side, method, device, spectrum),
+        settings=Settings(k, epsilon, side, method, device, spectrum, select, ignore),
         include=include,
         exclude=exclude,
         allow_unmatched=allow_unmatched,
@@ -324,6 +386,7 @@ def compare(
         names=names,
         truncate=truncate,
         matrix=matrix,
+        equal_size=equal_size,
         progress=progress,
     )
     return Comparison(**{field.name: getattr(found, field.name) for field in fields(found)})
@@ -404,3 +467,79 @@ def sweep(
         progress=progress,
     )
     return Sweep(**{field.name: getattr(found, field.name) for field in fields(found)})
+
+
+def overlap(
+    base: Model,
+    first: Model,
+    second: Model,
+    *,
+    k: int = 10,
+    device: str = "auto",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    allow_unmatched: bool = False,
+    as_stored: bool = False,
+    initial: tuple[str | Path | None, str | Path | None] = (None, None),
+    alpha: float | None = None,
+    names: Mapping[str, str] | None = None,
+    truncate: int | None = None,
+    progress: Progress | None = None,
+) -> Overlap:
+    """Compare the updates of two models tuned from one base: two ranks, two seeds, two checkpoints.
+
+    Parameters
+    ----------
+    first, second : path, torch.nn.Module or state dict.
+    k : int, default 10
+        Leading directions of each update that are compared; fewer where an update has fewer.
+    initial : (path, path)
+        The adapters before training, of the first and of the second, where their start changed the base.
+    The rest as for `diagnose`.
+
+    Returns
+    -------
+    Overlap : one row for each matrix that both change: `phi(i, j) = ||U_i^T U'_j||_F^2 / min(i, j)` of their leading
+    singular directions on both sides, `shared = phi(k, k)` with the mean and standard deviation that random spaces
+    have, the principal angles, and the cosine of the two updates.
+
+    Raises
+    ------
+    SpectraError
+        As `diagnose` does; UsageError also where the two change no matrix in common.
+
+    Notes
+    -----
+    Of adapters everything comes from their factors, `O((m + n) r^2)` a matrix. Of a full fine-tune at most 16
+    directions are known. Two LoRAs of one seed share the random start of A, so that their input directions agree
+    whatever they learned.
+
+    References
+    ----------
+    Hu et al. 2021, arXiv:2106.09685, section 7.2; Bjorck and Golub 1973.
+
+    Examples
+    --------
+    >>> import torch, spectra
+    >>> base = {"w.weight": torch.eye(4)}
+    >>> one, other = ({"w.weight": torch.eye(4) + torch.outer(torch.eye(4)[i], torch.ones(4))} for i in (0, 1))
+    >>> row = spectra.overlap(base, one, other).rows[0]
+    >>> [(side.side, round(side.shared, 6)) for side in row.sides]
+    [('left', 0.0), ('right', 1.0)]
+    """
+    found = overlap_models(
+        base,
+        first,
+        second,
+        settings=Settings(k=k, device=device),
+        initials=initial,
+        include=include,
+        exclude=exclude,
+        allow_unmatched=allow_unmatched,
+        as_stored=as_stored,
+        alpha=alpha,
+        names=names,
+        truncate=truncate,
+        progress=progress,
+    )
+    return Overlap(**{field.name: getattr(found, field.name) for field in fields(found)})

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,7 @@ def write(path: str | Path, text: str | bytes) -> Path:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_umask())
+            Path(name).chmod(_mode(target))
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -141,6 +142,11 @@ def write(path: str | Path, text: str | bytes) -> Path:
     except OSError as fault:
         raise MachineError(f"'{show(target)}' cannot be written: {fault.strerror or fault}.") from None
     return target
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file replaced, else those that a new one has."""
+    return stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
 
 
 def _umask() -> int:

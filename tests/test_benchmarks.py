@@ -92,3 +92,13 @@ def test_the_cost_model_prints_a_row_for_its_file(tmp_path):
     assert '"cpu": Machine(svd_core=' in ended.stdout
     again = run("cost_model.py", "--again", tmp_path / "samples.json")
     assert again.stdout.splitlines()[-5:] == ended.stdout.splitlines()[-5:]
+
+
+def test_the_threshold_law_is_compared_with_the_exact_scale(tmp_path):
+    ended = run("threshold_law.py", "--cases", 5, "--json", tmp_path / "law.json")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "law.json").read_text())
+    whole, *kinds = found["lines"][:6]
+    assert whole["compared"] == sum(kind["compared"] for kind in kinds) == 5
+    assert 0.4 < whole["ratio_10"] <= whole["ratio"] <= whole["ratio_90"] < 2.5
+    assert "random, isotropic" in ended.stdout

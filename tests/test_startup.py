@@ -31,7 +31,11 @@ def heavy_imports(*words):
         ("compare", "--help"),
         ("demo", "--help"),
         ("base", "--help"),
+        ("overlap", "--help"),
         ("inspect", "--help"),
+        ("explain",),
+        ("explain", "SP2", "rank-unused"),
+        ("explain", "--markdown"),
     ],
 )
 def test_help_imports_no_torch(words):

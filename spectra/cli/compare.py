@@ -5,7 +5,16 @@ from pathlib import Path
 
 import click
 
-from spectra.cli.options import Analysis, Output, comparison_options, exit_code, fail_on, output_options, spectrum
+from spectra.cli.options import (
+    Analysis,
+    Output,
+    Search,
+    comparison_options,
+    output_options,
+    relative,
+    search_options,
+    spectrum,
+)
 from spectra.cli.progress import progress_bar
 from spectra.errors import UsageError
 from spectra.text import show
@@ -44,11 +53,14 @@ def named(given: tuple[str, ...], option: str) -> dict[str, str]:
     help="Of the adapter with this name, as it was before training: its factors are subtracted; may be repeated.",
 )
 @click.option("--matrix", metavar="NAME", help="The weight whose similarity maps are drawn; of a stack, NAME[EXPERT].")
+@click.option(
+    "--equal-size", is_flag=True, help="Count intruders at equal size of the updates too: is the difference mere size?"
+)
 @click.option("--guide", is_flag=True, help="Print the decision table for this base, with measured numbers.")
 @comparison_options
 @spectrum
 @output_options
-@fail_on
+@search_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -58,11 +70,12 @@ def command(
     fleet: tuple[str, ...],
     started: tuple[str, ...],
     matrix: str | None,
+    equal_size: bool,
     guide: bool,
     analysis: Analysis,
     spectrum: str,
     output: Output,
-    fail_on: str,
+    search: Search,
 ) -> None:
     """Put several tuned models of BASE on one page, ranked by evidence.
 
@@ -81,14 +94,15 @@ def command(
     if twice:
         raise UsageError(f"the name '{show(min(twice))}' is given to a --lora and a --full.")
     output.check()
+    search.check(output)
     for path in (base, *adapters.values(), *tuned.values(), *before.values()):
         require_exists(Path(path))
     if not adapters and not tuned and not guide:
         raise UsageError(
             "nothing to compare: give --lora NAME=PATH, --full NAME=PATH or --fleet DIR, or --guide alone."
         )
-    if not adapters and not tuned and output.wanted:
-        raise UsageError("--guide alone only prints; --json, --csv, --html and --figures need a --lora or a --full.")
+    if not adapters and not tuned and (output.wanted or search.github):
+        raise UsageError("--guide alone only prints: every other output needs a --lora or a --full.")
     import spectra
     from spectra.reports import terminal
 
@@ -103,17 +117,21 @@ def command(
             base,
             {**adapters, **tuned},
             matrix=matrix,
+            equal_size=equal_size,
             spectrum=spectrum,
             progress=progress,
-            **(analysis.keywords() | {"initial": before}),
+            **(analysis.keywords() | search.keywords() | {"initial": before}),
         )
-    if not output.to_stdout:
+    files = {name: relative(path) for name, path in (*adapters.items(), *tuned.items())}
+    if search.github:
+        click.echo(found.to_github(files=files), nl=False)
+    elif not output.to_stdout:
         terminal.show(terminal.comparison(found))
         if guide:
             terminal.show(terminal.guide(found.guide))
-    output.write(found)
+    output.write(found, files=files)
     severities = {finding.severity for model in found.models.values() for finding in model.findings}
-    ctx.exit(exit_code(found.failed, severities, fail_on))
+    ctx.exit(search.exit_code(found.failed, severities))
 
 
 def _of_fleet(folder: str, taken: Mapping[str, str]) -> dict[str, str]:

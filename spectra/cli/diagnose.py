@@ -4,7 +4,16 @@ from pathlib import Path
 
 import click
 
-from spectra.cli.options import Analysis, Output, analysis_options, exit_code, fail_on, output_options, spectrum
+from spectra.cli.options import (
+    Analysis,
+    Output,
+    Search,
+    analysis_options,
+    output_options,
+    relative,
+    search_options,
+    spectrum,
+)
 from spectra.cli.progress import progress_bar
 
 
@@ -14,10 +23,10 @@ from spectra.cli.progress import progress_bar
 @analysis_options
 @spectrum
 @output_options
-@fail_on
+@search_options
 @click.pass_context
 def command(
-    ctx: click.Context, base: str, tuned: str, analysis: Analysis, spectrum: str, output: Output, fail_on: str
+    ctx: click.Context, base: str, tuned: str, analysis: Analysis, spectrum: str, output: Output, search: Search
 ) -> None:
     """Say what fine-tuning did to every matrix of BASE that TUNED changes.
 
@@ -29,10 +38,12 @@ def command(
     Example:
       spectra diagnose llama-3.2-1b my-adapter --html report.html
       spectra diagnose base tuned --include q_proj --side both --json - | jq .summary
+      spectra diagnose base tuned --ignore SP3 --fail-on warning --sarif findings.sarif
     """
     from spectra.loaders.files import require_exists
 
     output.check()
+    search.check(output)
     for path in (base, tuned):
         require_exists(Path(path))  # before torch is imported: a mistyped path is answered at once
     import spectra
@@ -41,19 +52,23 @@ def command(
 
     try:
         with progress_bar("measuring") as progress:
-            report = spectra.diagnose(base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords())
+            report = spectra.diagnose(
+                base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords(), **search.keywords()
+            )
     except UnsupportedError:
-        code = _insertions(base, tuned, analysis, output)
+        code = _insertions(base, tuned, analysis, output, search)
         if code is None:
             raise
         ctx.exit(code)
-    if not output.to_stdout:
+    if search.github:
+        click.echo(report.to_github(file=relative(tuned)), nl=False)
+    elif not output.to_stdout:
         terminal.show(terminal.summary(report))
-    output.write(report)
-    ctx.exit(exit_code(report.failed, {finding.severity for finding in report.findings}, fail_on))
+    output.write(report, file=relative(tuned))
+    ctx.exit(search.exit_code(report.failed, {finding.severity for finding in report.findings}))
 
 
-def _insertions(base: str, tuned: str, analysis: Analysis, output: Output) -> int | None:
+def _insertions(base: str, tuned: str, analysis: Analysis, output: Output, search: Search) -> int | None:
     """Measure an adapter without weight updates for what it is and return the exit code; None where it is none."""
     import spectra
     from spectra.errors import UsageError
@@ -64,8 +79,10 @@ def _insertions(base: str, tuned: str, analysis: Analysis, output: Output) -> in
     if found is None:
         return None
     found.source.close()
-    if output.html or output.figures:
-        raise UsageError("an adapter without weight updates has no page and no figures: use --json or --csv.")
+    if output.html or output.markdown or output.sarif or output.figures or search.github:
+        raise UsageError(
+            "an adapter without weight updates has no page, summary, figures or findings: use --json or --csv."
+        )
     measured = spectra.insertions(base, tuned, k=analysis.k, device=analysis.device)
     if not output.to_stdout:
         terminal.show(insertions.summary(measured))

@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from spectra import __version__
-from spectra.cli import base, compare, demo, diagnose, inspect, sweep
+from spectra.cli import base, card, compare, demo, diagnose, explain, inspect, overlap, sweep
 from spectra.errors import SpectraError
 from spectra.text import nearest, show
 
 COMMANDS: tuple[click.Command, ...] = (
-    demo.command, diagnose.command, compare.command, sweep.command, base.command, inspect.command,
+    demo.command, diagnose.command, compare.command, sweep.command, overlap.command, card.command, base.command,
+    inspect.command, explain.command,
 )  # fmt: skip
 INTERNAL, ENVIRONMENT, INTERRUPTED = 70, 4, 130
 

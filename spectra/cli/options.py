@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Set
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from spectra.text import show
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 STDOUT = "-"
+_FORMS = ("json", "csv", "html", "markdown", "sarif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,22 @@ class Analysis:
         return {name: value for name, value in self.keywords().items() if name in taken}
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read the models. The names are those of `spectra.open_pairs`."""
+
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    allow_unmatched: bool
+    as_stored: bool
+    alpha: float | None
+    names: Path | None
+    truncate: int | None
+
+    def keywords(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"names": _mapping(self.names)}
+
+
 def _mapping(path: Path | None) -> dict[str, str] | None:
     """Read a file of names: a JSON object of texts."""
     if path is None:
@@ -65,37 +82,48 @@ class Output:
     csv: str | None
     figures: Path | None
     html: str | None = None
+    sarif: str | None = None
+    markdown: str | None = None
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Where each form that was asked for goes."""
+        return {form: target for form in _FORMS if (target := getattr(self, form)) is not None}
 
     @property
     def to_stdout(self) -> bool:
         """Whether data takes stdout, so that the summary must not."""
-        return STDOUT in (self.json, self.csv, self.html)
+        return STDOUT in self.targets.values()
 
     @property
     def wanted(self) -> bool:
         """Whether anything is to be written."""
-        return any(target is not None for target in (self.json, self.csv, self.html, self.figures))
+        return bool(self.targets) or self.figures is not None
 
     def check(self) -> None:
         """Refuse, before any work, targets that cannot be written."""
-        targets = [target for target in (self.json, self.csv, self.html) if target is not None]
-        if targets.count(STDOUT) > 1:
-            raise UsageError("only one of --json, --csv and --html can be '-' (stdout).")
-        files = [Path(target) for target in targets if target != STDOUT]
-        if len({path.absolute() for path in files}) < len(files):
-            raise UsageError("two of --json, --csv and --html name the same file.")
-        for path in files:
-            require_writable(path)
+        places: dict[str, list[str]] = {}
+        for form, target in self.targets.items():
+            places.setdefault(target if target == STDOUT else str(Path(target).absolute()), []).append(f"--{form}")
+        for place, options in places.items():
+            if len(options) > 1:
+                what = "are both '-' (stdout)" if place == STDOUT else "name the same file"
+                raise UsageError(f"{options[0]} and {options[1]} {what}: give each its own.")
+        for target in self.targets.values():
+            if target != STDOUT:
+                require_writable(Path(target))
         if self.figures is not None and self.figures.exists() and not self.figures.is_dir():
             raise MachineError(f"'{show(self.figures)}' is a file: --figures takes a folder.")
 
-    def write(self, result: Any) -> None:
-        """Write a result everywhere that was asked, and say where on stderr."""
-        for form in ("json", "csv", "html"):
-            target = getattr(self, form)
-            if target is None:
-                continue
+    def write(self, result: Any, **located: Any) -> None:
+        """Write a result everywhere that was asked, and say where on stderr.
+
+        located : what `to_sarif` takes to say which file a finding is about.
+        """
+        for form, target in self.targets.items():
             text = getattr(result, f"to_{form}")
+            if form == "sarif":
+                text = partial(text, **located)
             if target == STDOUT:
                 click.echo(text(), nl=False)
             else:
@@ -104,6 +132,43 @@ class Output:
         if self.figures is not None:
             written = result.save_figures(self.figures)
             click.echo(f"wrote {len(written)} files into {show(self.figures)}", err=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which findings to look for, and how a pipeline is told of them."""
+
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    github: bool
+    fail_on: str
+
+    def keywords(self) -> dict[str, Any]:
+        """Return what `spectra.diagnose` takes of it."""
+        return {"select": _separated(self.select), "ignore": _separated(self.ignore)}
+
+    def check(self, output: Output) -> None:
+        """Refuse, before any work, codes that no finding has and two things on stdout."""
+        from spectra.findings.rules import chosen
+
+        chosen(**self.keywords())
+        if self.github and output.to_stdout:
+            raise UsageError("--github writes to stdout, and '-' does too: give the other a file.")
+
+    def exit_code(self, failed: int, severities: Set[str]) -> int:
+        """Return 1 when rows failed, or findings reach the threshold, else 0."""
+        reached = {"never": set(), "error": {"error"}, "warning": {"error", "warning"}}[self.fail_on]
+        return 1 if failed or severities & reached else 0
+
+
+def _separated(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part for word in words for part in word.split(","))
+
+
+def relative(path: str) -> str:
+    """Return a path as a log may hold it: below the folder we are in, else the last part alone."""
+    whole = Path(path).absolute()
+    return (whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else Path(whole.name)).as_posix()
 
 
 def require_writable(path: Path) -> None:
@@ -116,7 +181,7 @@ def require_writable(path: Path) -> None:
         raise MachineError(f"'{show(path)}' cannot be written: permission denied.")
 
 
-_ANALYSIS = (
+_MEASURING = (
     click.option("--k", default=10, show_default=True, help="Leading singular vectors compared in each matrix."),
     click.option(
         "--epsilon", default=0.5, show_default=True, help="A direction less similar to the base than this intrudes."
@@ -130,6 +195,8 @@ _ANALYSIS = (
     ),
     click.option("--method", default="auto", show_default=True, help="Engine: auto, exact, certified or basis."),
     click.option("--device", default="auto", show_default=True, help="Where to compute: auto, cpu or cuda."),
+)
+_READING = (
     click.option(
         "--include", multiple=True, metavar="PATTERN", help="Only weights whose name has this (q_proj, *.3.*)."
     ),
@@ -157,20 +224,32 @@ _FILES = (
         "--figures", metavar="DIR", type=click.Path(path_type=Path), help="Write every figure as PNG, SVG and PDF."
     ),
 )
-_HTML = click.option("--html", metavar="FILE", help="Write a report page, one file without script ('-' is stdout).")
+_HTML = click.option(
+    "--html", metavar="FILE", help="Write a page to read, one file that loads nothing ('-' is stdout)."
+)
 spectrum = click.option(
     "--spectrum",
     default="auto",
     show_default=True,
     help="Ranks of a dense update: exact, estimated (with error bars) or auto (estimated above 8192).",
 )
-fail_on = click.option(
-    "--fail-on",
-    type=click.Choice(["never", "error", "warning"]),
-    default="never",
-    show_default=True,
-    help="Exit with 1 when there are findings of this severity or worse.",
-)
+_MARKDOWN = click.option("--markdown", metavar="FILE", help="Write a summary for a model card ('-' is stdout).")
+_SARIF = click.option("--sarif", metavar="FILE", help="Write the findings as SARIF 2.1.0 ('-' is stdout).")
+_SEARCH = (
+    click.option(
+        "--select", multiple=True, metavar="CODE[,CODE]",
+        help="Look for these findings only: SP201, SP2 (all that start so), or a name.",
+    ),
+    click.option("--ignore", multiple=True, metavar="CODE[,CODE]", help="Leave these out, whatever --select says."),
+    click.option(
+        "--github", is_flag=True,
+        help="Print the findings as annotations of a GitHub workflow, in place of the summary.",
+    ),
+    click.option(
+        "--fail-on", type=click.Choice(["never", "error", "warning"]), default="never", show_default=True,
+        help="Exit with 1 when there are findings of this severity or worse.",
+    ),
+)  # fmt: skip
 
 
 def _gathered(options: tuple[Any, ...], kind: type[Any], name: str) -> Callable[[Command], Command]:
@@ -188,13 +267,10 @@ def _gathered(options: tuple[Any, ...], kind: type[Any], name: str) -> Callable[
     return decorate
 
 
-analysis_options = _gathered((*_ANALYSIS, _INITIAL), Analysis, "analysis")
-comparison_options = _gathered(_ANALYSIS, Analysis, "analysis")
-output_options = _gathered((*_FILES[:2], _HTML, *_FILES[2:]), Output, "output")
+analysis_options = _gathered((*_MEASURING, *_READING, _INITIAL), Analysis, "analysis")
+comparison_options = _gathered((*_MEASURING, *_READING), Analysis, "analysis")
+reading_options = _gathered(_READING, Reading, "reading")
+output_options = _gathered((*_FILES[:2], _HTML, _MARKDOWN, _SARIF, *_FILES[2:]), Output, "output")
+page_options = _gathered((*_FILES[:2], _HTML, *_FILES[2:]), Output, "output")
 file_options = _gathered(_FILES, Output, "output")
-
-
-def exit_code(failed: int, severities: Set[str], threshold: str) -> int:
-    """Return 1 when rows failed, or findings reach the threshold, else 0."""
-    reached = {"never": (), "error": ("error",), "warning": ("error", "warning")}[threshold]
-    return 1 if failed or any(severity in reached for severity in severities) else 0
+search_options = _gathered(_SEARCH, Search, "search")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from spectra.cli.options import STDOUT, Analysis, Output, analysis_options, file_options, require_writable
+from spectra.cli.options import STDOUT, Analysis, Output, analysis_options, page_options, require_writable
 from spectra.cli.progress import progress_bar
 from spectra.errors import UsageError
 from spectra.text import show
@@ -43,7 +43,7 @@ def parse_scales(text: str) -> list[float]:
     "--margin", default=0.0, show_default=True, help="Share of its budget that each module stays below, 0 to 1."
 )
 @analysis_options
-@file_options
+@page_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -63,7 +63,7 @@ def command(
 
     \b
     Example:
-      spectra sweep llama-3.2-1b my-adapter --figures figures
+      spectra sweep llama-3.2-1b my-adapter --html sweep.html --figures figures
       spectra sweep base adapter --scales 0:1:21 --alpha-pattern alphas.json
     """
     from spectra.loaders.files import require_exists
@@ -103,9 +103,9 @@ def _check_target(alpha_pattern: str | None, output: Output) -> None:
         return
     if alpha_pattern == STDOUT:
         if output.to_stdout:
-            raise UsageError("only one of --json, --csv and --alpha-pattern can be '-' (stdout).")
+            raise UsageError("only one of --json, --csv, --html and --alpha-pattern can be '-' (stdout).")
         return
     require_writable(Path(alpha_pattern))
-    taken = [target for target in (output.json, output.csv) if target not in (None, STDOUT)]
-    if Path(alpha_pattern).absolute() in [Path(target).absolute() for target in taken if target]:
-        raise UsageError("--alpha-pattern names the same file as --json or --csv.")
+    taken = [Path(target).absolute() for target in output.targets.values() if target != STDOUT]
+    if Path(alpha_pattern).absolute() in taken:
+        raise UsageError("--alpha-pattern names the same file as --json, --csv or --html.")

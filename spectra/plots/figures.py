@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
+from spectra.analysis.overlap import ModelOverlap
 from spectra.analysis.sweep import ModelSweep
 from spectra.errors import MachineError
 from spectra.metrics.layer import Layer
@@ -19,6 +20,7 @@ from spectra.plots.critical_scales import critical_scales
 from spectra.plots.epsilon import epsilon
 from spectra.plots.intruder_map import intruder_map
 from spectra.plots.law import law
+from spectra.plots.overlap import overlap_by_block, overlap_map
 from spectra.plots.phase_curve import phase_curve
 from spectra.plots.rank import rank
 from spectra.plots.similarity import similarity_panels
@@ -84,17 +86,28 @@ FIGURES: dict[str, Plot] = {
         "Critical scale predicted by the threshold law against the exact one, one point a matrix; on the line it is "
         "right, in the band within a factor of two. Hollow: no crossing up to the largest scale.",
     ),
+    "overlap": Plot(
+        overlap_map,
+        "Similarity of the i leading directions of one update with the j of another, in the matrix where they are most "
+        "alike: 1 where the fewer lie within the others. Dark in one corner alone: the strongest directions agree, the "
+        "rest is each run's own.",
+    ),
+    "overlap-by-block": Plot(
+        overlap_by_block,
+        "Share of their leading directions that two updates have in common, the median of each block; dotted: what "
+        "random directions of that number share.",
+    ),
 }
 
 
-def report_figures(report: Diagnosis) -> dict[str, Figure]:
-    """Draw every figure that a diagnosis has data for."""
+def report_figures(report: Diagnosis, *, without: Sequence[str] = ()) -> dict[str, Figure]:
+    """Draw every figure that a diagnosis has data for, but those named in `without`."""
     rows = measured(report)
     if not rows:
         return {}
     reports = {report.info.method: report}
-    drawn = {"intruders": report, "spectrum": most_telling(rows), "epsilon": reports, "rank": reports}
-    return _draw(drawn | _sized(reports))
+    drawn = {"intruders": report, "spectrum": max(rows, key=telling), "epsilon": reports, "rank": reports}
+    return _draw({name: given for name, given in (drawn | _sized(reports)).items() if name not in without})
 
 
 def comparison_figures(comparison: ModelComparison) -> dict[str, Figure]:
@@ -108,17 +121,26 @@ def comparison_figures(comparison: ModelComparison) -> dict[str, Figure]:
     return _draw(maps, epsilon=threshold) | _draw(drawn)
 
 
-def sweep_figures(sweep: ModelSweep) -> dict[str, Figure]:
-    """Draw every figure that a sweep has data for."""
+def sweep_figures(sweep: ModelSweep, *, without: Sequence[str] = ()) -> dict[str, Figure]:
+    """Draw every figure that a sweep has data for, but those named in `without`."""
     if not sweep.measured:
         return {}
     known = any(row.law is not None for row in sweep.measured)
-    return _draw({"phase-curve": sweep, "critical-scales": sweep} | ({"law": sweep} if known else {}))
+    names = ("phase-curve", "critical-scales", *(("law",) if known else ()))
+    return _draw({name: sweep for name in names if name not in without})
 
 
-def most_telling(rows: Sequence[Layer]) -> Layer:
-    """Return the row with most intruders and, among those, the least similar direction."""
-    return max(rows, key=lambda layer: (layer.found, -min(_similarities(layer), default=1.0)))
+def overlap_figures(found: ModelOverlap) -> dict[str, Figure]:
+    """Draw every figure that an overlap has data for: the map of the matrix most alike, and all blocks together."""
+    row = found.most_alike
+    if row is None:
+        return {}
+    return _draw({"overlap": row}, labels=found.labels) | _draw({"overlap-by-block": found})
+
+
+def telling(layer: Layer) -> tuple[int, float]:
+    """How much a row has to tell: most intruders and, among those, the least similar direction."""
+    return layer.found, -min(_similarities(layer), default=1.0)
 
 
 def _similarities(layer: Layer) -> list[float]:

@@ -110,7 +110,8 @@ def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an `<svg>` element to stand inside an HTML page.
 
     Text is drawn as paths, so that it looks alike everywhere. `name` goes in front of every id: figures
-    of one page need different names. The figure's own label is what a screen reader says.
+    of one page need different names. The figure's own label is what a screen reader says. Looks are attributes
+    (`fill="#222222"`): a page may forbid inline styles, and its own style can still give other colours.
     """
     document = render(figure, name, "svg").decode()
     drawing = document[document.index("<svg") :]
@@ -118,6 +119,12 @@ def to_svg(figure: Figure, name: str) -> str:
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name) + "-"
     drawing = re.sub(r'(\bid="|\bhref="#|\burl\(#)', rf"\g<1>{prefix}", drawing)
     spoken = html.escape(show(figure.get_label() or name, limit=400))
-    look = "stroke-linejoin:round;stroke-linecap:butt;max-width:100%;height:auto"
-    drawing = re.sub(r"\n\s*\n+", "\n", drawing)
-    return drawing.replace("<svg ", f'<svg role="img" aria-label="{spoken}" style="{look}" ', 1).strip()
+    look = 'stroke-linejoin="round" stroke-linecap="butt"'
+    drawing = re.sub(r'style="([^"]*)"', _attributes, re.sub(r"\n\s*\n+", "\n", drawing))
+    return drawing.replace("<svg ", f'<svg role="img" aria-label="{spoken}" {look} ', 1).strip()
+
+
+def _attributes(style: re.Match[str]) -> str:
+    """Return an inline style as attributes: each property that matplotlib sets is one of SVG's own."""
+    stated = dict(part.split(":", 1) for part in style[1].split(";") if part.strip())
+    return " ".join(f'{name.strip()}="{value.strip()}"' for name, value in stated.items())

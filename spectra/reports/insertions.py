@@ -8,7 +8,7 @@ from rich.text import Text
 
 from spectra.analysis.insertions import Insertions, by_kind
 from spectra.metrics.insertion import InsertionRow
-from spectra.metrics.layer import OK
+from spectra.metrics.status import OK
 from spectra.text import count, percent
 from spectra.text import show as safe
 

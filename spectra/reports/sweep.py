@@ -9,8 +9,8 @@ from rich.text import Text
 
 from spectra.analysis.budget import LINEAR
 from spectra.analysis.sweep import ModelSweep
-from spectra.metrics.layer import FAILURES
 from spectra.metrics.phase import PhaseCurve
+from spectra.metrics.status import FAILURES
 from spectra.reports import words
 from spectra.text import count, percent
 from spectra.text import show as safe
@@ -30,7 +30,8 @@ def summary(found: ModelSweep) -> RenderableType:
         Text(),
     ]
     if found.measured:
-        parts += [_numbers(found), Text(), _first(found), Text(), _advice(found)]
+        advised = Padding(Text(f"→ {advice(found)}", style="dim"), (0, 0, 0, 2))
+        parts += [_numbers(found), Text(), _first(found), Text(), advised]
     parts += [Text(line, style="dim") for line in _left_out(found)]
     return Group(*parts)
 
@@ -75,7 +76,7 @@ def _numbers(found: ModelSweep) -> Table:
     if summary["re_entries"]:
         again = count(summary["re_entries"], "matrix", "matrices")
         grid.add_row("re-entries", f"in {again} they vanish at some scale and enter again")
-    grid.add_row("the law", _law(found))
+    grid.add_row("the law", law_line(found))
     return grid
 
 
@@ -87,7 +88,8 @@ def curve(scales: Sequence[float], counts: Sequence[int]) -> Text:
     return Text.assemble(f"{scales[0]:g} ", (line, "yellow"), f" {scales[-1]:g}   {counts[-1]} at the end")
 
 
-def _law(found: ModelSweep) -> str:
+def law_line(found: ModelSweep) -> str:
+    """How well the threshold law did, in one line."""
     law = found.law
     if not law.compared or law.share is None or law.ratio is None:
         return "has nothing to be compared with: no crossing was found"
@@ -115,12 +117,9 @@ def _first(found: ModelSweep) -> RenderableType:
     return Group(table, Text(f"and {rest} more", style="dim")) if rest > 0 else table
 
 
-def _advice(found: ModelSweep) -> RenderableType:
+def advice(found: ModelSweep) -> str:
+    """What to do about the matrices that meet intruders at or below the scale they were trained to."""
     early = [row for row in found.measured if _critical(row) <= 1]
-    return Padding(Text(f"→ {_what_to_do(found, early)}", style="dim"), (0, 0, 0, 2))
-
-
-def _what_to_do(found: ModelSweep, early: Sequence[PhaseCurve]) -> str:
     if not early:
         return "Nothing to lower: as trained, every matrix is within its budget."
     if found.alphas and all(row.update_kind == LINEAR for row in early if row.key in found.alphas):

@@ -9,11 +9,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from spectra.analysis.claims import Claim
 from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.analysis.guide import Guide
-from spectra.findings.finding import Finding
-from spectra.metrics.layer import FAILURES
+from spectra.metrics.status import FAILURES
 from spectra.reports import words
 from spectra.text import count, percent
 from spectra.text import show as safe
@@ -46,7 +46,7 @@ def summary(report: Diagnosis) -> RenderableType:
         Text(),
         _numbers(report),
     ]
-    parts += _findings(report.findings)
+    parts += _findings(report)
     parts += [Text(line, style="dim") for line in _left_out(report)]
     return Group(*parts)
 
@@ -102,11 +102,11 @@ def _modules(modules: Sequence[dict[str, Any]]) -> str:
     return " · ".join(shown[:_MAX_MODULES]) + (f" · {rest} more" if rest > 0 else "")
 
 
-def _findings(findings: Sequence[Finding]) -> list[RenderableType]:
-    if not findings:
-        return [Text(), Text("Nothing looks wrong.", style="green")]
+def _findings(report: Diagnosis) -> list[RenderableType]:
+    if not report.findings:
+        return [Text(), Text(words.nothing_found(report), style="green")]
     parts: list[RenderableType] = [Text()]
-    for finding in findings:
+    for finding in report.findings:
         head = Text.assemble(
             (finding.severity, _COLOURS[finding.severity]), f" {finding.code} {safe(finding.message, None)}"
         )
@@ -130,14 +130,14 @@ def _left_out(report: Diagnosis) -> list[str]:
 
 
 def comparison(found: ModelComparison) -> RenderableType:
-    """Lay out a comparison: the models ranked, the sentences that follow, each with its source."""
+    """Lay out a comparison: the models ranked, what follows with its evidence and limits, and advice a model."""
     ranking = Table(title="Ranked by evidence: most like full fine-tuning first", title_justify="left", box=None)
     ranking.add_column("", justify="right")
     ranking.add_column("model")
-    ranking.add_column("method")
+    ranking.add_column("method", min_width=11)
     for name in ("intruders", "rank of dW", "size of dW", "parameters"):
         ranking.add_column(name, justify="right", no_wrap=True)
-    sentences: list[RenderableType] = []
+    advice: list[RenderableType] = []
     for standing in found.standings:
         model = found.models[standing.name]
         ranking.add_row(
@@ -149,12 +149,23 @@ def comparison(found: ModelComparison) -> RenderableType:
             f"{standing.update_ratio:.3g}",
             percent(model.summary["parameters"]["share"] or 0.0),
         )
-        sentences.append(Text(safe(standing.name), style="bold"))
-        sentences += [
-            Padding(Text.assemble(claim.text, (f"  [{claim.source}]", "dim")), (0, 0, 0, 2))
-            for claim in standing.claims
-        ]
-    return Group(Text(), ranking, Text(), *sentences)
+        if standing.advice:
+            advice += [Text(), _claim(standing.advice, f"{safe(standing.name)}: ")]
+    said = [part for claim in found.claims for part in (Text(), _claim(claim))]
+    return Group(Text(), ranking, *said, *advice)
+
+
+def _claim(claim: Claim, whose: str = "") -> RenderableType:
+    """A claim, and indented below it what it stands on, how far it goes, and who says so."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column()
+    for label, lines in (("evidence", claim.evidence), ("limits", claim.limits)):
+        for at, line in enumerate(lines):
+            grid.add_row("" if at else label, line)
+    if claim.sources:
+        grid.add_row("sources", Text("; ".join(source.name for source in claim.sources), style="dim"))
+    return Group(Text(whose + claim.text, style="bold"), Padding(grid, (0, 0, 0, 2)))
 
 
 def guide(found: Guide) -> RenderableType:

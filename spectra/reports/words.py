@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from spectra.analysis.diagnosis import Diagnosis
+from spectra.findings.rules import RULES
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.metrics.layer import Layer
 from spectra.metrics.place import Placed
@@ -52,6 +53,12 @@ def headline(report: Diagnosis) -> str:
         f"{real} of {summary['examined']} leading directions ({percent(real / summary['examined'])}) are intruders: "
         f"{summary['new']} new to the base's top space, {summary['rotated']} rotated within it."
     )
+
+
+def nothing_found(report: Diagnosis) -> str:
+    """Say that there is no finding, and of which when not all were looked for."""
+    looked_for = report.provenance["looked_for"]
+    return "Nothing looks wrong." if len(looked_for) == len(RULES) else f"No finding among {listing(looked_for, 8)}."
 
 
 def least_similarity(layer: Layer) -> str:

@@ -23,7 +23,7 @@ def test_diagnose_prints_the_summary_and_exits_with_zero(run, models):
         "intruders",
         "rank of dW",
         "size of dW",
-        "SP201",
+        "SP204",
     ):
         assert words in out
 
@@ -72,7 +72,17 @@ def test_an_old_report_survives_a_failed_run(run, models, tmp_path):
         (("diagnose", "{base}", "{lora}", "--method", "exakt"), 2, "did you mean 'exact'?"),
         (("diagnose", "{base}", "{lora}", "--device", "cuba"), 2, "device 'cuba' is unknown"),
         (("diagnose", "{base}", "{lora}", "--include", "q_prj"), 3, "no weight matches q_prj"),
-        (("diagnose", "{base}", "{lora}", "--json", "-", "--csv", "-"), 2, "only one of"),
+        (("diagnose", "{base}", "{lora}", "--json", "-", "--csv", "-"), 2, "--json and --csv are both '-' (stdout)"),
+        (
+            ("diagnose", "{base}", "{lora}", "--sarif", "-", "--html", "-"),
+            2,
+            "--html and --sarif are both '-' (stdout)",
+        ),
+        (("diagnose", "{base}", "{lora}", "--github", "--csv", "-"), 2, "--github writes to stdout, and '-' does too"),
+        (("diagnose", "{base}", "{lora}", "--select", "SP2,rank-unusd"), 2, "did you mean 'rank-unused'?"),
+        (("compare", "{base}", "--lora", "{lora}", "--ignore", "SPX"), 2, "`spectra explain` lists them"),
+        (("diagnose", "{base}", "{lora}", "--select", "SP201", "--ignore", "SP2"), 2, "no finding is left to look for"),
+        (("compare", "{base}", "--guide", "--github"), 2, "--guide alone only prints"),
         (("diagnose", "{base}", "{lora}", "--json", "no/such/folder/r.json"), 4, "does not exist"),
         (("diagnose", "{base}", "{base}x"), 3, "does not exist"),
         (("diagnos", "{base}", "{lora}"), 2, "Did you mean 'diagnose'?"),
@@ -106,6 +116,62 @@ def test_an_untrained_adapter_fails_only_when_asked_to(run, models):
     assert code == 1
     assert "Nothing changed" in out
     assert run("diagnose", models / "base", models / "lora", "--fail-on", "error")[0] == 0
+
+
+def codes(found):
+    return {finding["code"] for finding in found["findings"]}
+
+
+def test_only_what_was_selected_is_looked_for(run, models):
+    words = ("diagnose", models / "base", models / "lora")
+    everything = json.loads(run(*words, "--json", "-")[1])
+    assert codes(everything) > {"SP204"}
+    selected = json.loads(run(*words, "--json", "-", "--select", "SP204, rank-unused", "--select", "SP103")[1])
+    assert selected["provenance"]["looked_for"] == ["SP103", "SP204", "SP301"]
+    assert codes(selected) == codes(everything) & {"SP103", "SP204", "SP301"}
+    ignored = json.loads(run(*words, "--json", "-", "--ignore", "intruders-everywhere")[1])
+    assert codes(ignored) == codes(everything) - {"SP204"}
+    assert ignored["layers"] == everything["layers"]
+    assert "No finding among SP108." in run(*words, "--select", "SP108")[1]
+
+
+def test_what_is_ignored_fails_no_pipeline(run, models):
+    words = ("diagnose", models / "base", models / "untrained", "--fail-on", "error")
+    assert run(*words)[0] == 1
+    assert run(*words, "--ignore", "untrained")[0] == 0
+    compared = ("compare", models / "base", "--lora", f"a={models / 'untrained'}", "--lora", f"b={models / 'lora'}")
+    assert run(*compared, "--fail-on", "error")[0] == 1
+    assert run(*compared, "--fail-on", "error", "--select", "SP2")[0] == 0
+
+
+def test_annotations_take_the_place_of_the_summary(run, models, monkeypatch):
+    monkeypatch.chdir(models)
+    code, out, _ = run("diagnose", "base", "untrained", "--github")
+    assert code == 0
+    assert all(line.startswith("::") for line in out.splitlines())
+    assert "::error title=SP101 untrained,file=untrained/adapter_model.safetensors::Every update is zero" in out
+    _, out, _ = run("compare", "base", "--lora", "a=untrained", "--full", "full", "--github", "--guide")
+    assert all(line.startswith("::") for line in out.splitlines())
+    assert ",file=untrained/adapter_model.safetensors::a: Every update is zero" in out
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_log_holds_no_path_of_this_machine(run, models, tmp_path, monkeypatch, inside):
+    """Below the folder we are in a file is named from there, elsewhere by its last part."""
+    monkeypatch.chdir(models.parent if inside else tmp_path)
+    _, out, err = run("diagnose", models / "base", models / "untrained", "--sarif", "-")
+    assert err == ""
+    assert str(models) not in out
+    (location,) = {
+        location["physicalLocation"]["artifactLocation"]["uri"]
+        for result in json.loads(out)["runs"][0]["results"]
+        for location in result["locations"]
+    }
+    assert location == f"{models.name}/untrained/adapter_model.safetensors".removeprefix(
+        "" if inside else f"{models.name}/"
+    )
+    run("compare", models / "base", "--lora", f"a={models / 'untrained'}", "--sarif", tmp_path / "c.sarif")
+    assert str(models) not in (tmp_path / "c.sarif").read_text()
 
 
 def test_debug_shows_the_traceback(run, tmp_path):

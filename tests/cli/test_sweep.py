@@ -8,6 +8,7 @@ import pytest
 
 from spectra.cli.sweep import parse_scales
 from spectra.errors import UsageError
+from spectra.reports.page.embedded import read
 
 FEW = ("--scales", "0:1:5")
 
@@ -34,6 +35,16 @@ def test_the_summary_names_what_crosses_first(run, models):
         "block 0 self_attn.q_proj", "--alpha-pattern FILE",
     ):  # fmt: skip
         assert words in " ".join(out.split())
+
+
+def test_the_page_holds_what_the_sweep_found(run, models, tmp_path):
+    page, data = tmp_path / "sweep.html", tmp_path / "sweep.json"
+    code, _, err = run("sweep", models / "base", models / "lora", *FEW, "--html", page, "--json", data)
+    assert code == 0
+    assert "sweep.html" in err
+    assert [row["critical"] for row in read(page)["layers"]] == pytest.approx(
+        [row["critical"] for row in json.loads(data.read_text())["layers"]], rel=1e-6
+    )
 
 
 def test_a_full_fine_tune_is_told_the_scale_that_has_none(run, models):
@@ -90,7 +101,7 @@ def test_the_pattern_to_stdout_is_only_the_pattern(run, models):
         (("--alpha-pattern", "a.json", "--csv", "./a.json"), 2, "names the same file"),
         (("--alpha-pattern", "no/such/folder/a.json"), 4, "does not exist"),
         (("--alpha-pattern", "-", "--margin", "1"), 2, "margin is 1.0"),
-        (("--html", "x"), 2, "No such option"),
+        (("--alpha-pattern", "a.html", "--html", "./a.html"), 2, "names the same file"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_its_code(run, models, words, code, message):

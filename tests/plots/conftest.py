@@ -7,6 +7,7 @@ import torch
 
 from spectra.analysis.comparison import ModelComparison, compare
 from spectra.analysis.diagnosis import Diagnosis, diagnose
+from spectra.analysis.overlap import ModelOverlap, overlap
 from spectra.analysis.settings import Settings
 from spectra.analysis.sweep import ModelSweep
 from spectra.analysis.sweep import sweep as sweep_model
@@ -98,6 +99,12 @@ def sweep() -> ModelSweep:
 def unswept() -> ModelSweep:
     base = weights()
     return sweep_model(base, {name: weight.clone() for name, weight in base.items()})
+
+
+@pytest.fixture(scope="session")
+def overlapping() -> ModelOverlap:
+    base = weights()
+    return overlap(base, moved(base, rank=3), moved(base, rank=6, seed=2), settings=Settings(k=4))
 
 
 @pytest.fixture(scope="session", name="renamed")

@@ -10,19 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from spectra.errors import MachineError, UsageError
-from spectra.plots.figures import FIGURES, comparison_figures, most_telling, report_figures, save_figures, sweep_figures
+from spectra.plots.figures import (
+    FIGURES,
+    comparison_figures,
+    overlap_figures,
+    report_figures,
+    save_figures,
+    sweep_figures,
+    telling,
+)
 from spectra.plots.style import render, to_svg
 
 OF_A_REPORT = ["intruders", "spectrum", "epsilon", "rank", "update-size"]
 OF_A_COMPARISON = ["similarity", "epsilon", "rank", "update-size"]
 OF_A_SWEEP = ["phase-curve", "critical-scales", "law"]
+OF_AN_OVERLAP = ["overlap", "overlap-by-block"]
 
 
-def test_every_figure_of_the_table_is_drawn_somewhere(report, comparison, sweep):
+def test_every_figure_of_the_table_is_drawn_somewhere(report, comparison, sweep, overlapping):
     assert list(report_figures(report)) == OF_A_REPORT
     assert list(comparison_figures(comparison)) == OF_A_COMPARISON
     assert list(sweep_figures(sweep)) == OF_A_SWEEP
-    assert {*OF_A_REPORT, *OF_A_COMPARISON, *OF_A_SWEEP} == set(FIGURES)
+    assert list(overlap_figures(overlapping)) == OF_AN_OVERLAP
+    assert {*OF_A_REPORT, *OF_A_COMPARISON, *OF_A_SWEEP, *OF_AN_OVERLAP} == set(FIGURES)
 
 
 def test_each_figure_speaks_its_caption(report):
@@ -45,6 +55,13 @@ def test_files_with_hostile_names_are_well_formed(hostile):
 
 def test_every_figure_of_a_sweep_is_well_formed(sweep, hostile, renamed):
     for name, figure in sweep_figures(renamed(sweep, [row.name for row in hostile.rows])).items():
+        ElementTree.fromstring(render(figure, name, "svg"))
+        assert figure.get_label() == FIGURES[name].caption
+
+
+def test_every_figure_of_an_overlap_is_well_formed(overlapping, hostile, renamed):
+    strange = replace(renamed(overlapping, [row.name for row in hostile.rows]), labels=("\x1b$\\bad{$", "<b>"))
+    for name, figure in overlap_figures(strange).items():
         ElementTree.fromstring(render(figure, name, "svg"))
         assert figure.get_label() == FIGURES[name].caption
 
@@ -95,7 +112,7 @@ def test_the_spectrum_is_that_of_the_most_intruders_then_the_least_similarity(re
     few = row("few", ("new", "kept"), (0.01, 0.9))
     many = row("many", ("new", "new"), (0.3, 0.4))
     lower = row("lower", ("new", "new"), (0.4, 0.2))
-    assert most_telling([few, many, lower]).name == "lower"
+    assert max([few, many, lower], key=telling).name == "lower"
     drawn = report_figures(replace(report, rows=(few, lower, many)))["spectrum"]
     assert drawn.axes[0].get_title() == "lower"
 

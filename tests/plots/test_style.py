@@ -64,7 +64,7 @@ def test_an_inline_figure_is_an_element_that_speaks_and_styles_nothing_else(repo
     assert text.startswith("<svg ")
     assert root.get("role") == "img"
     assert root.get("aria-label") == 'a "label" <b>'
-    assert not re.search(r"<style|<!--|<metadata|<\?xml|<!DOCTYPE|<text", text)
+    assert not re.search(r"<style|style=|<!--|<metadata|<\?xml|<!DOCTYPE|<text", text)
     assert to_svg(figure, "epsilon") == text
 
 

@@ -1,0 +1,121 @@
+"""`spectra card`: the summary of a diagnosis kept up to date in a README."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from spectra.cli.options import STDOUT, Analysis, analysis_options, require_writable, spectrum
+from spectra.cli.progress import progress_bar
+from spectra.errors import InputError, UsageError
+from spectra.text import show
+
+_README = "README.md"
+
+
+@click.command(name="card", short_help="Keep the summary of a model in its README.")
+@click.argument("base", required=False)
+@click.argument("tuned", required=False)
+@click.option(
+    "--readme", metavar="FILE", type=click.Path(path_type=Path), help="The README to update; by default TUNED's own."
+)
+@click.option(
+    "--from", "source", metavar="FILE", help="Take what --markdown wrote instead of measuring ('-' is stdin)."
+)
+@click.option("--dry-run", is_flag=True, help="Print what would change, and change nothing.")
+@click.option("--check", is_flag=True, help="Exit with 1 when the README is not up to date, and change nothing.")
+@analysis_options
+@spectrum
+@click.pass_context
+def command(
+    ctx: click.Context,
+    base: str | None,
+    tuned: str | None,
+    readme: Path | None,
+    source: str | None,
+    dry_run: bool,
+    check: bool,
+    analysis: Analysis,
+    spectrum: str,
+) -> None:
+    """Diagnose TUNED against BASE and keep the summary in a README, a model card on the Hub.
+
+    The words are those of `spectra diagnose`. The summary lies between two lines that a page does not show,
+    `<!-- spectra:begin -->` and `<!-- spectra:end -->`, and is appended where they are missing; no other byte of the
+    file changes. Versions and dates alone never make it out of date.
+
+    \b
+    Example:
+      spectra card llama-3.2-1b my-adapter
+      spectra card base my-adapter --check
+      spectra compare base --lora r8 --full tuned --markdown summary.md
+      spectra card --from summary.md --readme README.md
+    """
+    _require(base, tuned, source)
+    target = _target(tuned, readme)
+    if not target.is_file():
+        raise InputError(f"'{show(target)}' is no file: make a README first, or name another with --readme.")
+    if not (dry_run or check):
+        require_writable(target)
+    from spectra import table
+    from spectra.reports import card
+
+    name = target.name
+    card.check(target.read_bytes(), name)
+    block, failed = (_read(str(source)), 0) if source else _measured(str(base), str(tuned), analysis, spectrum)
+    card.require_unmarked(block, source or "the summary")
+    before = target.read_bytes()
+    after = card.updated(before, block, name)
+    if dry_run:
+        click.echo(card.difference(before, after, name), nl=False)
+    if after == before:
+        click.echo(f"{show(target)} is up to date", err=True)
+    elif check:
+        click.echo(f"{show(target)} is out of date: run spectra card without --check", err=True)
+    elif not dry_run:
+        table.write(target, after)
+        click.echo(f"wrote {show(target)}", err=True)
+    ctx.exit(1 if failed or (check and after != before) else 0)
+
+
+def _target(tuned: str | None, readme: Path | None) -> Path:
+    """The README to update: the one named, else the one in the folder of the tuned model."""
+    if readme is not None:
+        return readme
+    if tuned is None:
+        raise UsageError("--from needs the README to update: --readme README.md.")
+    folder = Path(tuned)
+    return (folder if folder.is_dir() else folder.parent) / _README
+
+
+def _require(base: str | None, tuned: str | None, source: str | None) -> None:
+    """Refuse, before any work, anything but two models or what a report wrote."""
+    from spectra.loaders.files import require_exists
+
+    if source is not None:
+        if base is not None or tuned is not None:
+            raise UsageError("--from takes the place of BASE and TUNED: give one or the other.")
+        if source != STDOUT:
+            require_exists(Path(source))
+        return
+    if base is None or tuned is None:
+        raise UsageError("give BASE and TUNED to diagnose, or --from FILE.")
+    for path in (base, tuned):
+        require_exists(Path(path))
+
+
+def _read(source: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if source == STDOUT else Path(source).read_bytes()
+        return raw.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise InputError(f"'{show(source)}' is not UTF-8 text: give it what --markdown wrote.") from None
+
+
+def _measured(base: str, tuned: str, analysis: Analysis, spectrum: str) -> tuple[str, int]:
+    """Return the summary of a diagnosis and how many of its rows failed."""
+    import spectra
+
+    with progress_bar("measuring") as progress:
+        report = spectra.diagnose(base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords())
+    return report.to_markdown(), report.failed

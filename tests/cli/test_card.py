@@ -1,0 +1,128 @@
+"""`spectra card`: a model card kept up to date, and nothing else of it touched."""
+
+import io
+import os
+import stat
+
+import pytest
+
+from spectra.reports.card import BEGIN, END
+
+HEAD = b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n# My adapter"
+
+
+@pytest.fixture
+def adapter(models, tmp_path):
+    """A copy of the adapter, beside which a README may be written."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    for path in (models / "lora").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "README.md").write_bytes(HEAD)
+    return folder
+
+
+def test_the_adapters_own_readme_gets_the_summary(run, models, adapter):
+    readme = adapter / "README.md"
+    readme.chmod(0o640)
+    code, out, err = run("card", models / "base", adapter)
+    assert (code, out) == (0, "")
+    assert f"wrote {readme}" in err
+    text = readme.read_bytes()
+    assert text.startswith(HEAD)
+    assert text.count(b"\n") == text.count(b"\r\n")
+    assert stat.S_IMODE(readme.stat().st_mode) == 0o640
+    assert b"leading directions" in text
+    before = readme.stat().st_mtime_ns
+    code, _, err = run("card", models / "base", adapter)
+    assert (code, "up to date" in err) == (0, True)
+    assert readme.stat().st_mtime_ns == before
+
+
+def test_check_and_dry_run_change_nothing(run, models, adapter):
+    code, out, _ = run("card", models / "base", adapter, "--dry-run")
+    assert code == 0
+    assert f"+{BEGIN}" in out.splitlines()
+    code, out, err = run("card", models / "base", adapter, "--check")
+    assert (code, out) == (1, "")
+    assert "out of date" in err
+    assert (adapter / "README.md").read_bytes() == HEAD
+    run("card", models / "base", adapter)
+    assert run("card", models / "base", adapter, "--check")[0] == 0
+    assert run("card", models / "base", adapter, "--check", "--k", "3")[0] == 1
+
+
+def test_a_symlink_stays_one_and_its_target_is_written(run, models, adapter, tmp_path):
+    real = tmp_path / "real.md"
+    real.write_bytes(HEAD)
+    (adapter / "README.md").unlink()
+    (adapter / "README.md").symlink_to(real)
+    assert run("card", models / "base", adapter)[0] == 0
+    assert (adapter / "README.md").is_symlink()
+    assert BEGIN.encode() in real.read_bytes()
+
+
+def test_a_summary_written_before_is_taken_as_it_is(run, models, adapter, tmp_path):
+    summary = tmp_path / "summary.md"
+    words = ("compare", models / "base", "--lora", models / "lora", "--full", models / "full", "--markdown", summary)
+    assert run(*words)[0] == 0
+    assert run("card", "--from", summary, "--readme", adapter / "README.md")[0] == 0
+    text = (adapter / "README.md").read_text(encoding="utf-8").replace("\r\n", "\n")
+    assert summary.read_text(encoding="utf-8") in text
+
+
+def test_a_summary_comes_in_through_stdin_with_any_line_ends(run, adapter, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"## Mine\r\n\r\ntext\r\n")))
+    assert run("card", "--from", "-", "--readme", adapter / "README.md")[0] == 0
+    assert (adapter / "README.md").read_bytes().endswith(f"{BEGIN}\r\n## Mine\r\n\r\ntext\r\n{END}".encode())
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe", "not UTF-8"), (f"x\n{END}\n".encode(), "marks of a card")])
+def test_a_summary_that_is_none_is_refused(run, adapter, tmp_path, content, said):
+    (tmp_path / "summary.md").write_bytes(content)
+    code, _, err = run("card", "--from", tmp_path / "summary.md", "--readme", adapter / "README.md")
+    assert code == 3
+    assert said in err
+    assert (adapter / "README.md").read_bytes() == HEAD
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("card",), 2, "give BASE and TUNED"),
+        (("card", "{base}"), 2, "give BASE and TUNED"),
+        (("card", "{base}", "{lora}", "--from", "{lora}"), 2, "give one or the other"),
+        (("card", "--from", "{adapter}/README.md"), 2, "--readme"),
+        (("card", "{base}", "{lora}"), 3, "make a README first"),
+        (("card", "{base}", "{nowhere}"), 3, "nowhere"),
+        (("card", "{base}", "{lora}", "--readme", "{lora}"), 3, "is no file"),
+    ],
+)
+def test_what_cannot_be_done_is_said(run, models, adapter, words, code, said):
+    places = {name: models / name for name in ("base", "lora", "nowhere")} | {"adapter": adapter}
+    found, out, err = run(*(word.format(**places) for word in words))
+    assert (found, out) == (code, "")
+    assert said in err
+
+
+def test_half_a_pair_of_marks_is_refused_before_measuring(run, models, adapter, monkeypatch):
+    monkeypatch.setattr("spectra.diagnose", lambda *_, **__: pytest.fail("measured first"), raising=False)
+    (adapter / "README.md").write_text(f"{END}\n")
+    code, _, err = run("card", models / "base", adapter)
+    assert code == 3
+    assert "leave one of each, or none" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_a_readme_that_cannot_be_written_is_said_before_measuring(run, models, adapter):
+    (adapter / "README.md").chmod(0o444)
+    code, _, err = run("card", models / "base", adapter)
+    assert code == 4
+    assert "permission denied" in err
+
+
+def test_markdown_goes_to_stdout_alone(run, models):
+    code, out, _ = run("diagnose", models / "base", models / "lora", "--markdown", "-")
+    assert code == 0
+    assert out.startswith("## What fine-tuning changed: `lora`\n")
+    assert run("diagnose", models / "base", models / "lora", "--markdown", "-", "--json", "-")[0] == 2

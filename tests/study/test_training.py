@@ -1,0 +1,55 @@
+"""Texts, tokens and losses of the study against what they are by hand."""
+
+import math
+from types import SimpleNamespace
+
+import numpy
+import pytest
+import torch
+
+from benchmarks.study import texts, training, vocabulary
+
+TEXT = "Ünïcode, numbers 12 345 and\n\n    code(x): ".encode() * 400
+
+
+@pytest.mark.parametrize("size", [256, 400])
+def test_tokens_stand_for_their_bytes(size):
+    tokenizer = vocabulary.train_vocabulary(TEXT, size)
+    tokens = vocabulary.encode(tokenizer, TEXT)
+    assert 256 <= tokenizer.get_vocab_size() <= size
+    assert vocabulary.token_bytes(tokenizer)[tokens].sum() == len(TEXT)
+    assert tokenizer.decode(tokens.tolist()) == TEXT.decode()
+    assert len(tokens) == len(TEXT) if size == 256 else len(tokens) < len(TEXT)
+
+
+def test_the_parts_of_a_text_share_no_document():
+    for text in (texts.documentation(), texts.sums(), texts.python_source(most=600_000)):
+        assert len(text.train) > 4 * len(text.held_out) > 0
+        assert text.held_out not in text.train
+    assert texts.sums(1) == texts.sums(1) != texts.sums(2)
+
+
+class Uniform(torch.nn.Module):
+    """Every token is as likely as any other."""
+
+    def forward(self, input_ids, use_cache):
+        return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 8))
+
+
+def test_bits_per_byte_of_a_guess():
+    """log2(8) bits a token, 15 of 16 tokens of a window scored, over their bytes."""
+    tokens = torch.randint(8, (100,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    lengths = torch.arange(1, 9)
+    text = training.held_out(tokens, lengths, context=16, most=5)
+    assert text.windows.shape == (5, 16)
+    scored = lengths[text.windows[:, 1:].long()].sum().item()
+    assert training.bits_per_byte(Uniform(), text) == pytest.approx(3 * 75 / scored)
+
+
+def test_the_rate_rises_then_falls_to_a_hundredth():
+    rates = numpy.asarray([training.learning_rate_at(step, 200, 0.5) for step in range(200)])
+    assert rates.argmax() == 5
+    assert rates.max() == pytest.approx(0.5)
+    assert (numpy.diff(rates[6:]) < 0).all()
+    assert rates[-1] == pytest.approx(0.005, rel=0.02)
+    assert math.isclose(rates[0], 0.5 / 6)
