@@ -1,0 +1,107 @@
+"""Which number of a run goes with what it forgot."""
+
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.study.correlation import PREDICTORS
+from benchmarks.study.figures import paper
+from benchmarks.study.figures.ranks import BITS, FULL_COLOUR, settings
+from benchmarks.study.figures.spread import key
+from benchmarks.study.figures.tables import AbsentError, Row, Tables, rate
+from benchmarks.study.runs import FULL
+from spectra.plots.elements import PLAIN, words
+from spectra.plots.style import ALARM, CATEGORIES, DOUBLE, FAINT, MUTED, SMALL, TICK, figure_of, new_axes
+
+STRATA = ("LoRA and full", "LoRA")
+SCATTERED = ("intruders", "energy share of intruders", "update norm", "critical scale")
+UNITS = {
+    "intruders": "of the whole model",
+    "energy share of intruders": "share of ||ΔW||²",
+    "update norm": "||ΔW|| / ||W0||",
+    "critical scale": "median over matrices; below 1: before it was trained",
+}
+
+
+def predictors(tables: Tables) -> Figure:
+    """Rank correlations of each predictor with forgetting, alone and at equal update norm, with their intervals."""
+    strata = {name: tables.summary["correlations"].get(f"{tables.task}: {name}") for name in STRATA}
+    shown = {name: found for name, found in strata.items() if found}
+    if not shown:
+        raise AbsentError("the summary has no correlations of LoRA and full fine-tuning")
+    names = list(PREDICTORS)
+    grid = new_axes(DOUBLE, 3.3, columns=len(shown))
+    for ax, (title, found) in zip(grid, shown.items(), strict=True):
+        handles = [_intervals(ax, names, found, **look) for look in _LOOKS]
+        runs = max(one["n"] for one in found.values())
+        ax.set_yticks(range(len(names)), names if ax is grid[0] else [""] * len(names), fontsize=TICK, **PLAIN)
+        for at, name in enumerate(names):
+            if found[name]["n"] < runs:
+                ax.annotate(f"{found[name]['n']} runs", (-1, at), xytext=(2, 3), textcoords="offset points",
+                            fontsize=SMALL, color=MUTED, **PLAIN)  # fmt: skip
+        for value in paper.FORGETTING_RHO.values():
+            ax.plot([value], [names.index("intruders") - 0.38], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
+        ax.axvline(0, color=MUTED, linewidth=0.7, zorder=0)
+        ax.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.5, -0.6))
+        ax.grid(axis="y", color=FAINT, linewidth=0.5)
+        words(ax, title=f"{title}: {runs} runs", x="Spearman's ρ with forgetting")
+    (mark,) = grid[0].plot([], [], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
+    key(
+        grid[0], [*handles, mark], ["alone", "at equal update norm", "paper: intruders, 0.971 (Fig. 7), 0.59 (Fig. 11)"]
+    )
+    return figure_of(grid[0])
+
+
+_LOOKS: tuple[dict[str, Any], ...] = (
+    {"value": "rho", "ends": "interval", "shift": -0.12, "colour": CATEGORIES[0], "marker": "o"},
+    {
+        "value": "given_update_norm",
+        "ends": "given_update_norm_interval",
+        "shift": 0.18,
+        "colour": CATEGORIES[4],
+        "marker": "s",
+    },
+)
+
+
+def _intervals(
+    ax: Axes, names: list[str], found: dict[str, Row], *, value: str, ends: str, shift: float, colour: str, marker: str
+) -> Any:
+    """Draw one point and its interval a predictor; those that have none are left out."""
+    known = [(at + shift, found[name]) for at, name in enumerate(names) if found[name].get(value) is not None]
+    for at, one in known:
+        if one.get(ends):
+            ax.hlines(at, *one[ends], color=colour, linewidth=1.1)
+    places = ([one[value] for _, one in known], [at for at, _ in known])
+    return ax.plot(*places, marker, color=colour, markersize=3.6, markeredgewidth=0)[0]
+
+
+def scatter(tables: Tables) -> Figure:
+    """Forgetting against four predictors, one point a run."""
+    groups = [(label, colour, marker, rows) for label, colour, marker, rows in settings(tables)]
+    full = [row for row in tables.main if row["method"] == FULL]
+    rates = ", ".join(rate(value) for value in sorted({row["learning_rate"] for row in full}))
+    groups.append((f"full, rates {rates}", FULL_COLOUR, "D", full))
+    grid = new_axes(DOUBLE, 2.5, columns=len(SCATTERED))
+    top = 1.05 * max(row["forgetting"] for *_, rows in groups for row in rows)
+    for ax, name in zip(grid, SCATTERED, strict=True):
+        handles = [_points(ax, rows, PREDICTORS[name], colour, marker) for _, colour, marker, rows in groups]
+        ax.set_ylim(0, top)
+        words(
+            ax,
+            title=name.capitalize(),
+            x=UNITS[name].partition(";")[0],
+            y=f"forgetting, {BITS}" if ax is grid[0] else "",
+        )
+        if ax is not grid[0]:
+            ax.tick_params(labelleft=False)
+    key(grid[0], handles, [label for label, *_ in groups])
+    return figure_of(grid[0])
+
+
+def _points(ax: Axes, rows: list[Row], take: Callable[[Row], float | None], colour: str, marker: str) -> Any:
+    known = [(value, row["forgetting"]) for row in rows if (value := take(row)) is not None]
+    look: dict[str, Any] = {"color": colour, "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.8}
+    return ax.plot([x for x, _ in known], [y for _, y in known], marker, **look)[0]
