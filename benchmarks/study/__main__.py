@@ -1,6 +1,6 @@
 """Train and measure the study: `python -m benchmarks.study`.
 
-    python -m benchmarks.study --smoke --folder /tmp/smoke
+    python -m benchmarks.study --smoke --folder smoke
     python -m benchmarks.study --folder STATE --results RESULTS --wikipedia enwik8.gz --mathematics gsm8k
 
 The stages follow each other and each goes on where it was: texts, base, runs, then what is asked of finished runs
@@ -17,6 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from benchmarks.study.runs import LORA, PLANS, Plan, Run, grid, waves
 from benchmarks.study.state import State
 from benchmarks.study.together import sequences, together
 from benchmarks.study.workers import work
+from spectra.text import show
 
 STAGES = ("texts", "base", "runs", "phases", "details", "interventions", "together", "summary")
 
@@ -61,22 +63,31 @@ def parse_options() -> argparse.Namespace:
 
 
 def prepare_texts(options: argparse.Namespace, plan: Plan) -> None:
-    """Tokenise the texts, once."""
+    """Tokenise the texts that a plan names, once."""
     folder = options.folder / "texts"
     if (folder / INDEX).exists():
         return
-    if options.smoke:
-        found = [texts.documentation(), texts.python_source(most=600_000), texts.sums()]
-    elif options.wikipedia is None or options.mathematics is None:
-        raise SystemExit("the texts are not there yet: give --wikipedia and --mathematics, or take --smoke.")
-    else:
-        found = [texts.wikipedia(options.wikipedia), texts.python_source(), texts.mathematics(options.mathematics)]
-    general, *tasks = found
-    tasks = [text for text in tasks if text.name in plan.tasks]
+    makers: dict[str, Callable[[], texts.Text]] = {
+        "documentation": texts.documentation,
+        "sums": texts.sums,
+        "python": lambda: texts.python_source(most=600_000 if options.smoke else None),
+        "wikipedia": lambda: texts.wikipedia(needed(options, "wikipedia")),
+        "mathematics": lambda: texts.mathematics(needed(options, "mathematics")),
+    }
+    general, *tasks = [makers[name]() for name in (plan.general, *plan.tasks)]
     if options.gguf is None:
         prepare(folder, general, tasks, vocabulary.train_vocabulary(mixed(general, tasks), SIZES[plan.size].vocabulary))
     else:
         prepare(folder, replace(general, train=b""), tasks, given.tokenizer(options.gguf))
+
+
+def needed(options: argparse.Namespace, name: str) -> Path:
+    """The path of a text that does not come with Python. Ends the program where it is not given."""
+    path: Path | None = getattr(options, name)
+    if path is None or not path.exists():
+        where = f"'{show(str(path))}' does not exist" if path else f"--{name} is not given"
+        raise SystemExit(f"the study needs the text '{name}', and {where}: README.md says where it is had.")
+    return path
 
 
 def chosen(plan: Plan, state: State) -> dict[str, list[tuple[str, Run]]]:

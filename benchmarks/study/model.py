@@ -24,7 +24,6 @@ class Size:
 
 SIZES = {
     "study": Size(width=512, layers=8, heads=8, inner=1376, vocabulary=8192, context=512),
-    "small": Size(width=160, layers=5, heads=5, inner=432, vocabulary=256, context=512),
     "tiny": Size(width=64, layers=2, heads=2, inner=176, vocabulary=512, context=64),
 }
 
@@ -51,13 +50,6 @@ def new_model(size: Size, seed: int) -> transformers.LlamaForCausalLM:
 def load(folder: Path, device: torch.device) -> transformers.PreTrainedModel:
     """A stored model in float32."""
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-
-
-def round_to_bfloat16(model: torch.nn.Module) -> None:
-    """Round every weight to what bfloat16 can hold, as most published bases are, leaving it in float32."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(weight.bfloat16())
 
 
 def save(model: transformers.PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -12,7 +12,7 @@ SEED = 0
 
 
 def pretrain(state: State, *, compiled: bool) -> None:
-    """Train the base and store it rounded to bfloat16; its row has the losses before and after rounding.
+    """Train the base and store it rounded to bfloat16, as most published bases are; its losses are those as stored.
 
     AdamW, betas 0.9 and 0.95, weight decay 0.1, cosine to a hundredth. A base that is there already is only scored.
     """
@@ -38,7 +38,6 @@ def pretrain(state: State, *, compiled: bool) -> None:
         )
         seconds = time.perf_counter() - started
         exact = training.bits_per_byte(model, texts.held_out[plan.general])
-        models.round_to_bfloat16(model)
         models.save(model, state.base, torch.bfloat16)
     model = models.load(state.base, state.device)
     row = {

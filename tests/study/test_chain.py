@@ -13,7 +13,7 @@ import torch
 
 import spectra
 from benchmarks.study import intervene as interventions
-from benchmarks.study import methods
+from benchmarks.study import methods, vocabulary
 from benchmarks.study import model as models
 from benchmarks.study.details import details
 from benchmarks.study.finetune import finetune, merged_folder
@@ -25,7 +25,6 @@ from benchmarks.study.runs import PLANS, Run
 from benchmarks.study.state import State
 from benchmarks.study.texts import Text
 from benchmarks.study.training import bits_per_byte
-from benchmarks.study.vocabulary import train_vocabulary
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -39,7 +38,7 @@ RUN = Run("sums", "lora", 4, 32.0, 2e-2, 0, 8, 4)
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    prepare(folder / "texts", WORDS, [SUMS], train_vocabulary(WORDS.train, 256))
+    prepare(folder / "texts", WORDS, [SUMS], vocabulary.train_vocabulary(WORDS.train, 256))
     state = State(folder, folder / "results", PLAN, "cpu")
     pretrain(state, compiled=False)
     return state
@@ -65,6 +64,11 @@ def test_the_base_is_bfloat16_and_is_scored_as_stored(state, texts):
     assert row["parameters"] == sum(weight.numel() for weight in model.parameters())
     pretrain(state, compiled=False)
     assert len(state.rows("base")) == 1
+
+
+def test_tokens_come_back_in_order(state, texts):
+    tokenizer = vocabulary.load(state.folder / "texts" / "vocabulary.json")
+    assert tokenizer.decode(texts.train("sums").tolist()).encode() == SUMS.train
 
 
 def test_a_run_learns_and_its_row_is_spectras(state, tuned):
@@ -134,6 +138,15 @@ def test_interventions_move_what_they_say(state, texts, tuned):
     assert trained["moved"] == 0
     assert trained["task_loss"] == pytest.approx(tuned["task_loss"], rel=1e-4)
     assert found["update", 0.0]["general_loss"] == pytest.approx(state.row("base", "base")["losses"]["words"], rel=1e-4)
+    blocks = [(row["intruders"], row["norm"]) for row in diagnosis(state.base, state.checkpoint(RUN.id)).rows]
+    removed = sum(
+        sigma**2
+        for block, _ in blocks
+        for sigma, verdict in zip(block["sigma"], block["verdict"], strict=True)
+        if verdict != "kept"
+    )
+    update = sum(norm["update"] ** 2 for _, norm in blocks)
+    assert found["all intruders", 0.0]["moved"] == pytest.approx((removed / update) ** 0.5, rel=1e-3)
     for scale in interventions.SCALES:
         assert found["update", scale]["moved"] == pytest.approx(abs(scale - 1), rel=1e-4)
         matched = found["uniform", scale]

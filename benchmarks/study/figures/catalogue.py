@@ -19,11 +19,10 @@ from benchmarks.study.figures.variants import variants
 
 @dataclass(frozen=True)
 class Drawing:
-    """draw : its function; caption : what it shows; paper : the figures of arXiv:2410.21228v3 that it answers to."""
+    """draw : its function; caption : what it shows. figures/README.md says which figure of the paper it answers to."""
 
     draw: Callable[[Tables], Figure]
     caption: str
-    paper: str = ""
 
 
 FIGURES: dict[str, Drawing] = {
@@ -31,78 +30,62 @@ FIGURES: dict[str, Drawing] = {
         similarity,
         "Similarity of the leading directions, tuned against base, in four matrices of the middle block. Full "
         "fine-tuning keeps the diagonal; a pale column is an intruder.",
-        "Figs. 1, 2b, 3",
     ),
     "profile": Drawing(
         profile,
         "One intruder and the next direction that is none: their cosines with each of the 64 leading base directions.",
-        "Fig. 2c",
     ),
     "epsilon": Drawing(
         by_epsilon,
         "Intruders among the ten leading directions of every matrix, by threshold: mean over seeds, shade from least "
         "to most. The vertical axis is linear up to 10.",
-        "Fig. 4",
     ),
     "k": Drawing(
         by_k,
         "Intruders at epsilon = 0.5 by the number of leading directions examined; mean over seeds, shade from least to "
         "most. The vertical axis is linear up to 10.",
-        "Fig. 15",
     ),
     "steps": Drawing(
-        steps,
-        "Intruders and the largest value of the update over the steps of a run, and what it forgot and learnt.",
-        "Fig. 5",
+        steps, "Intruders and the largest value of the update over the steps of a run, and what it forgot and learnt."
     ),
     "rank": Drawing(
         by_rank,
         "Intruders, forgetting and task loss by rank, for two rules for alpha and two learning rates, beside full "
         "fine-tuning. Points are seeds.",
-        "Figs. 6, 19",
     ),
-    "effective-rank": Drawing(
-        effective_rank, "How many directions an update uses of the rank it was given.", "Fig. 14"
-    ),
+    "effective-rank": Drawing(effective_rank, "How many directions an update uses of the rank it was given."),
     "learning-rate": Drawing(
-        by_learning_rate, "Intruders, forgetting and size of the update by learning rate, alpha = 2r.", "Fig. 7"
+        by_learning_rate, "Intruders, forgetting and size of the update by learning rate, alpha = 2r."
     ),
     "trade-off": Drawing(
-        trade_off, "Forgetting against task loss; numbers are ranks, for full fine-tuning the learning rate.", "Fig. 6"
+        trade_off, "Forgetting against task loss; numbers are ranks, for full fine-tuning the learning rate."
     ),
     "predictors": Drawing(
         predictors,
         "Rank correlation with forgetting of each number of a run, with 95 % intervals from resampled configurations; "
         "orange squares: with the size of the update held fixed.",
-        "Figs. 7, 11",
     ),
-    "scatter": Drawing(scatter, "Forgetting against four of those numbers, one point a run.", "Fig. 7"),
+    "scatter": Drawing(scatter, "Forgetting against four of those numbers, one point a run."),
     "intervention": Drawing(
         intervention,
         "Change of both losses when the top intruder of each matrix is scaled, beside another leading direction, and "
         "beside the whole update changed by as much. Points are seeds.",
-        "Figs. 8, 12",
     ),
     "exchange": Drawing(
         exchange,
         "The same as a trade: further left is forgetting taken back, further up is task loss paid for it; scales from "
         "0.25 to 1.",
-        "Fig. 8",
     ),
     "intervention-paper": Drawing(
-        beside_the_paper,
-        "Share of the forgetting that goes with the top intruders, ours and the paper's.",
-        "Tables 3, 4",
+        beside_the_paper, "Share of the forgetting that goes with the top intruders, ours and the paper's."
     ),
     "sequence": Drawing(
-        sequence,
-        "Two tasks in one model, one after the other and added: intruders and losses. Dotted: the base.",
-        "Fig. 9",
+        sequence, "Two tasks in one model, one after the other and added: intruders and losses. Dotted: the base."
     ),
     "budget": Drawing(
         budget, "Alphas set before training so that each module stays below its first intruder, beside one alpha."
     ),
-    "variants": Drawing(variants, "Other methods beside LoRA of the same rank. Points are seeds.", "Fig. 23"),
+    "variants": Drawing(variants, "Other methods beside LoRA of the same rank. Points are seeds."),
     "phase": Drawing(
         phase,
         "Intruders as each update is scaled from nothing to twice, and the critical scale of each matrix beside the "

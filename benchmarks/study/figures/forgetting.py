@@ -21,7 +21,7 @@ UNITS = {
     "intruders": "of the whole model",
     "energy share of intruders": "share of ||ΔW||²",
     "update norm": "||ΔW|| / ||W0||",
-    "critical scale": "median over matrices; below 1: before it was trained",
+    "critical scale": "median over matrices",
 }
 
 
@@ -39,8 +39,7 @@ def predictors(tables: Tables) -> Figure:
         ax.set_yticks(range(len(names)), names if ax is grid[0] else [""] * len(names), fontsize=TICK, **PLAIN)
         for at, name in enumerate(names):
             if found[name]["n"] < runs:
-                ax.annotate(f"{found[name]['n']} runs", (-1, at), xytext=(2, 3), textcoords="offset points",
-                            fontsize=SMALL, color=MUTED, **PLAIN)  # fmt: skip
+                ax.annotate(f"{found[name]['n']} runs", (0.62, at), va="center", fontsize=SMALL, color=MUTED, **PLAIN)
         for value in paper.FORGETTING_RHO.values():
             ax.plot([value], [names.index("intruders") - 0.38], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
         ax.axvline(0, color=MUTED, linewidth=0.7, zorder=0)
@@ -48,9 +47,8 @@ def predictors(tables: Tables) -> Figure:
         ax.grid(axis="y", color=FAINT, linewidth=0.5)
         words(ax, title=f"{title}: {runs} runs", x="Spearman's ρ with forgetting")
     (mark,) = grid[0].plot([], [], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
-    key(
-        grid[0], [*handles, mark], ["alone", "at equal update norm", "paper: intruders, 0.971 (Fig. 7), 0.59 (Fig. 11)"]
-    )
+    theirs = ", ".join(f"{value:g} ({place})" for place, value in paper.FORGETTING_RHO.items())
+    key(grid[0], [*handles, mark], ["alone", "at equal update norm", f"paper: intruders, {theirs}"])
     return figure_of(grid[0])
 
 
@@ -92,7 +90,7 @@ def scatter(tables: Tables) -> Figure:
         words(
             ax,
             title=name.capitalize(),
-            x=UNITS[name].partition(";")[0],
+            x=UNITS[name],
             y=f"forgetting, {BITS}" if ax is grid[0] else "",
         )
         if ax is not grid[0]:

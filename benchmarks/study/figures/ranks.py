@@ -96,7 +96,7 @@ def effective_rank(tables: Tables) -> Figure:
         mean = statistics.fmean(spectra(name)(row) for row in full)
         level(ax, mean, f"ours, full: {mean:.0f}, mean of {len(full)} runs", above=False)
         if name == "effective_rank":
-            level(ax, paper.FULL_EFFECTIVE_RANK, "paper, full: above 400")
+            level(ax, paper.FULL_EFFECTIVE_RANK, f"paper, full: above {paper.FULL_EFFECTIVE_RANK:.0f}")
         words(ax, title=title, x="rank given to LoRA", y="median over matrices" if ax is grid[0] else "")
     key(grid[0], handles, [one.name for one in series])
     return figure_of(grid[0])
@@ -162,7 +162,7 @@ def trade_off(tables: Tables) -> Figure:
             if any(abs(x - left) < CROWDED and abs(y - low) < CROWDED for left, low in said):
                 continue
             said.append((x, y))
-            ax.annotate(str(rank or rate(value)), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=SMALL,
+            ax.annotate(str(rank or rate(value)), (x, y), xytext=(4, -7), textcoords="offset points", fontsize=SMALL,
                         color=INK, **PLAIN)  # fmt: skip
     ax.invert_xaxis()
     ax.set_ylim(0)

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from benchmarks.study.figures.ranks import BITS, FULL_COLOUR
 from benchmarks.study.figures.spread import Series, key, spread
 from benchmarks.study.figures.tables import AbsentError, Row, Tables, doubled, rate, spectra
-from benchmarks.study.runs import FULL
+from benchmarks.study.runs import FULL, LORA
 from spectra.plots.elements import log_axis, words
-from spectra.plots.style import CATEGORIES, DOUBLE, MARKERS, figure_of, new_axes
+from spectra.plots.style import CATEGORIES, DOUBLE, MARKERS, MUTED, figure_of, new_axes
 
 Points = Iterable[tuple[int, float]]
 
@@ -48,18 +48,18 @@ def _groups(tables: Tables) -> list[tuple[str, str, str, list[Row]]]:
     saved = [row for row in tables.main if row["checkpoints"]]
     if not saved:
         raise AbsentError("no run has saved steps")
+    colours = {LORA: iter(CATEGORIES), FULL: iter((FULL_COLOUR, MUTED))}
     found = []
     for order, first in enumerate(sorted(saved, key=lambda row: (row["method"] == FULL, row["rank"] or 0))):
         same = [row for row in tables.main if _configuration(row) == _configuration(first)]
-        full = first["method"] == FULL
-        rule = "2r" if doubled(first) else first["alpha"]
-        name = f"full, {rate(first['learning_rate'])}" if full else f"LoRA r = {first['rank']}, α = {rule}"
-        colour = FULL_COLOUR if full else CATEGORIES[order]
-        found.append((name, colour, MARKERS[order], same))
-    blacks = [at for at, group in enumerate(found) if group[1] == FULL_COLOUR]
-    for nth, at in enumerate(blacks):
-        found[at] = (found[at][0], (FULL_COLOUR, "#8A8A8A")[nth % 2], *found[at][2:])
+        found.append((_name(first), next(colours[first["method"]]), MARKERS[order % len(MARKERS)], same))
     return found
+
+
+def _name(row: Row) -> str:
+    if row["method"] == FULL:
+        return f"full, {rate(row['learning_rate'])}"
+    return f"LoRA r = {row['rank']}, α = {'2r' if doubled(row) else row['alpha']}"
 
 
 def _configuration(row: Row) -> tuple[object, ...]:
