@@ -146,12 +146,12 @@ class Insertions(inserted.Insertions):
         return terminal.text(insertions_summary.summary(self))
 
 
-def guide(base: Model) -> Guide:
+def guide(base: Model, *, follow_symlinks: bool = False) -> Guide:
     """Return the decision table for a base alone: every cell that can be is computed for it.
 
     `compare(...).guide` has the same table with the numbers of the models compared.
     """
-    opened = open_base(base)
+    opened = open_base(base, follow_symlinks=follow_symlinks)
     try:
         return decision.guide(opened)
     finally:
@@ -164,6 +164,7 @@ def fill_base_cache(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     device: str = "auto",
+    follow_symlinks: bool = False,
     progress: Progress | None = None,
 ) -> Filling:
     """Decompose every matrix of a base that can be compared, and keep the results for the models tuned from it.
@@ -174,7 +175,7 @@ def fill_base_cache(
     Parameters
     ----------
     base : path, torch.nn.Module or state dict
-    include, exclude, device, progress : as for `diagnose`.
+    include, exclude, device, follow_symlinks, progress : as for `diagnose`.
 
     Returns
     -------
@@ -190,7 +191,7 @@ def fill_base_cache(
     One full decomposition a matrix, `20 m n min(m, n)` operations, and `2 (m + n) min(m, n)` bytes on disk: 11 s
     and 64 MB at 4096 x 4096 on 2 cores. `spectra.analysis.base_filling.plan` predicts both for a base.
     """
-    opened = open_base(base)
+    opened = open_base(base, follow_symlinks=follow_symlinks)
     try:
         return base_filling.fill(
             opened, base_filling.plan(opened, include=include, exclude=exclude, device=device), progress
@@ -217,6 +218,7 @@ def diagnose(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    follow_symlinks: bool = False,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     progress: Progress | None = None,
@@ -253,6 +255,8 @@ def diagnose(
         From module names in the adapter to those in the base, where they are not the same.
     truncate : int
         Read every low-rank update at this rank, its first pieces alone, as DyLoRA (arXiv:2210.07558) trains them.
+    follow_symlinks : bool
+        Follow links in a folder that leave it. Those within it, and within a repository of the Hub's cache, always are.
     select, ignore : sequences of codes (SP201), starts of codes (SP2) and names (rank-unused)
         The findings to look for, all by default, and those to leave out.
     progress : callable(done, total, key)
@@ -297,18 +301,22 @@ def diagnose(
         alpha=alpha,
         names=names,
         truncate=truncate,
+        follow_symlinks=follow_symlinks,
         progress=progress,
     )
     return Report(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
-def insertions(base: Model, tuned: str | Path, *, k: int = 10, device: str = "auto") -> Insertions:
+def insertions(
+    base: Model, tuned: str | Path, *, k: int = 10, device: str = "auto", follow_symlinks: bool = False
+) -> Insertions:
     """Measure an adapter that changes no weight for what it is: a prompt, a prefix, bottlenecks.
 
     Parameters
     ----------
     base : path, torch.nn.Module or state dict
     tuned : path of the adapter. k : leading singular values that each row carries.
+    device, follow_symlinks : as for `diagnose`.
 
     Returns
     -------
@@ -324,7 +332,7 @@ def insertions(base: Model, tuned: str | Path, *, k: int = 10, device: str = "au
     ----------
     Prompt tuning arXiv:2104.08691, prefix tuning 2101.00190, bottleneck adapters 1902.00751.
     """
-    found = inserted.insertions(base, tuned, Settings(k=k, device=device))
+    found = inserted.insertions(base, tuned, Settings(k=k, device=device), follow_symlinks=follow_symlinks)
     return Insertions(**{field.name: getattr(found, field.name) for field in fields(found)})
 
 
@@ -346,6 +354,7 @@ def compare(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    follow_symlinks: bool = False,
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     matrix: str | None = None,
@@ -385,6 +394,7 @@ def compare(
         alpha=alpha,
         names=names,
         truncate=truncate,
+        follow_symlinks=follow_symlinks,
         matrix=matrix,
         equal_size=equal_size,
         progress=progress,
@@ -410,6 +420,7 @@ def sweep(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    follow_symlinks: bool = False,
     progress: Progress | None = None,
 ) -> Sweep:
     """Follow the intruders of every matrix as its update is scaled: `W0 + s dW`, from nothing to twice as trained.
@@ -464,6 +475,7 @@ def sweep(
         alpha=alpha,
         names=names,
         truncate=truncate,
+        follow_symlinks=follow_symlinks,
         progress=progress,
     )
     return Sweep(**{field.name: getattr(found, field.name) for field in fields(found)})
@@ -484,6 +496,7 @@ def overlap(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    follow_symlinks: bool = False,
     progress: Progress | None = None,
 ) -> Overlap:
     """Compare the updates of two models tuned from one base: two ranks, two seeds, two checkpoints.
@@ -540,6 +553,7 @@ def overlap(
         alpha=alpha,
         names=names,
         truncate=truncate,
+        follow_symlinks=follow_symlinks,
         progress=progress,
     )
     return Overlap(**{field.name: getattr(found, field.name) for field in fields(found)})

@@ -1,6 +1,7 @@
 """Rows of plain data written whole or not at all: JSON and CSV, to a file or as text."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -124,7 +125,9 @@ def write(path: str | Path, text: str | bytes) -> Path:
     target = Path(path)
     raw = text.encode() if isinstance(text, str) else text
     try:
-        target = target.resolve() if target.is_symlink() else target
+        target = Path(os.path.realpath(target)) if target.is_symlink() else target
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target.exists() and not target.is_file():
             target.write_bytes(raw)  # a device or pipe: nothing to replace
             return target

@@ -99,7 +99,8 @@ def compare(
         raise UsageError(f"initial names '{show(unknown[0])}', which is none of the models.")
     started = time.monotonic()
     with ExitStack() as stack:
-        opened, shared = {}, open_base(base)  # one for all: each of its matrices is read once
+        # One for all: each of its matrices is read once.
+        opened, shared = {}, open_base(base, follow_symlinks=reading.get("follow_symlinks", False))
         stack.callback(shared.source.close)
         for name, model in models.items():
             own = reading | {"initial": (initials or {}).get(name)}

@@ -59,13 +59,20 @@ class Insertions(Tabular):
         return [flatten(row.to_dict()) for row in self.rows]
 
 
-def insertions(base: Model, tuned: str | Path, settings: Settings, progress: Progress | None = None) -> Insertions:
+def insertions(
+    base: Model,
+    tuned: str | Path,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    follow_symlinks: bool = False,
+) -> Insertions:
     """Measure what an adapter without weight updates inserts. Raises UnsupportedError where it inserts nothing."""
     started = time.perf_counter()
-    found = open_insertions(tuned)
+    found = open_insertions(tuned, follow_symlinks=follow_symlinks)
     if found is None:
         raise UnsupportedError(f"'{show(Path(tuned).name)}' inserts no prompt, prefix or bottleneck that is read.")
-    opened = open_base(base)
+    opened = open_base(base, follow_symlinks=follow_symlinks)
     try:
         rows = _rows(found, opened, settings, progress)
     finally:

@@ -142,7 +142,8 @@ def overlap(
     settings = settings or Settings()
     started = time.monotonic()
     with ExitStack() as stack:
-        known = open_base(base)  # one for both: each of its matrices is read once
+        # One for both: each of its matrices is read once.
+        known = open_base(base, follow_symlinks=reading.get("follow_symlinks", False))
         stack.callback(known.source.close)
         opened = []
         for model, start in zip((first, second), initials, strict=True):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spectra.cli.options import follow_symlinks
 from spectra.cli.progress import progress_bar
 from spectra.errors import UsageError
 from spectra.text import count, show, size
@@ -21,6 +22,7 @@ _MOST = 20  # failures shown one by one
 @click.option("--include", multiple=True, metavar="PATTERN", help="Only weights whose name has this (q_proj, *.3.*).")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave out weights whose name has this.")
 @click.option("--device", default="auto", show_default=True, help="Where to compute: auto, cpu or cuda.")
+@follow_symlinks
 @click.option("--dry-run", is_flag=True, help="Print what it would take as JSON, and stop.")
 @click.option("--where", is_flag=True, help="Print the folder of the cache, and stop. Remove it to empty the cache.")
 @click.pass_context
@@ -30,6 +32,7 @@ def command(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     device: str,
+    follow_symlinks: bool,
     dry_run: bool,
     where: bool,
 ) -> None:
@@ -56,7 +59,7 @@ def command(
     from spectra.analysis import base_filling
     from spectra.loaders.base import open_base
 
-    opened = open_base(base)
+    opened = open_base(base, follow_symlinks=follow_symlinks)
     try:
         planned = base_filling.plan(opened, include=include, exclude=exclude, device=device)
         if dry_run:

@@ -2,15 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import IO
 
 import click
 
 from spectra.cli.options import STDOUT, Analysis, analysis_options, require_writable, spectrum
 from spectra.cli.progress import progress_bar
 from spectra.errors import InputError, UsageError
-from spectra.text import show
+from spectra.text import show, size
 
-_README = "README.md"
+_README, _MOST = "README.md", 8 * 2**20
 
 
 @click.command(name="card", short_help="Keep the summary of a model in its README.")
@@ -52,7 +53,7 @@ def command(
       spectra card --from summary.md --readme README.md
     """
     _require(base, tuned, source)
-    target = _target(tuned, readme)
+    target = _target(tuned, readme, analysis.follow_symlinks)
     if not target.is_file():
         raise InputError(f"'{show(target)}' is no file: make a README first, or name another with --readme.")
     if not (dry_run or check):
@@ -61,10 +62,10 @@ def command(
     from spectra.reports import card
 
     name = target.name
-    card.check(target.read_bytes(), name)
+    card.check(_whole(target), name)
     block, failed = (_read(str(source)), 0) if source else _measured(str(base), str(tuned), analysis, spectrum)
     card.require_unmarked(block, source or "the summary")
-    before = target.read_bytes()
+    before = _whole(target)
     after = card.updated(before, block, name)
     if dry_run:
         click.echo(card.difference(before, after, name), nl=False)
@@ -78,14 +79,19 @@ def command(
     ctx.exit(1 if failed or (check and after != before) else 0)
 
 
-def _target(tuned: str | None, readme: Path | None) -> Path:
-    """The README to update: the one named, else the one in the folder of the tuned model."""
+def _target(tuned: str | None, readme: Path | None, follow_symlinks: bool) -> Path:
+    """The README to update: the one named, else the one in the folder of the tuned model, which no link may leave."""
     if readme is not None:
         return readme
     if tuned is None:
         raise UsageError("--from needs the README to update: --readme README.md.")
+    from spectra.loaders.links import opening, require_inside
+
     folder = Path(tuned)
-    return (folder if folder.is_dir() else folder.parent) / _README
+    own = (folder if folder.is_dir() else folder.parent) / _README
+    with opening(tuned, follow_symlinks=follow_symlinks):
+        require_inside(own)
+    return own
 
 
 def _require(base: str | None, tuned: str | None, source: str | None) -> None:
@@ -105,11 +111,29 @@ def _require(base: str | None, tuned: str | None, source: str | None) -> None:
 
 
 def _read(source: str) -> str:
+    raw = _bounded(sys.stdin.buffer, source) if source == STDOUT else _whole(Path(source))
     try:
-        raw = sys.stdin.buffer.read() if source == STDOUT else Path(source).read_bytes()
-        return raw.decode().replace("\r\n", "\n")
+        text = raw.decode().replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise InputError(f"'{show(source)}' is not UTF-8 text: give it what --markdown wrote.") from None
+    if not text.strip():
+        raise InputError(f"'{show(source)}' is empty, and no summary: did what should have written it fail?")
+    return text
+
+
+def _whole(path: Path) -> bytes:
+    from spectra.loaders.files import open_regular
+
+    with open_regular(path) as file:
+        return _bounded(file, str(path))
+
+
+def _bounded(file: IO[bytes], name: str) -> bytes:
+    """Return what a file holds. Raises InputError where that is more than any README has."""
+    raw = file.read(_MOST + 1)
+    if len(raw) > _MOST:
+        raise InputError(f"'{show(name)}' is over {size(_MOST)}: too large for a README or a summary.")
+    return raw
 
 
 def _measured(base: str, tuned: str, analysis: Analysis, spectrum: str) -> tuple[str, int]:

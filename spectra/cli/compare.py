@@ -89,7 +89,7 @@ def command(
 
     adapters, tuned, before = named(lora, "--lora"), named(full, "--full"), named(started, "--initial")
     for folder in fleet:
-        adapters.update(_of_fleet(folder, adapters))
+        adapters.update(_of_fleet(folder, adapters, analysis.follow_symlinks))
     twice = set(adapters) & set(tuned)
     if twice:
         raise UsageError(f"the name '{show(min(twice))}' is given to a --lora and a --full.")
@@ -107,7 +107,7 @@ def command(
     from spectra.reports import terminal
 
     if not adapters and not tuned:
-        terminal.show(terminal.guide(spectra.guide(base)))
+        terminal.show(terminal.guide(spectra.guide(base, follow_symlinks=analysis.follow_symlinks)))
         return
     for name, path in (*adapters.items(), *tuned.items()):
         with spectra.open_pairs(base, path, **(analysis.reading() | {"initial": before.get(name)})) as pairs:
@@ -134,10 +134,11 @@ def command(
     ctx.exit(search.exit_code(found.failed, severities))
 
 
-def _of_fleet(folder: str, taken: Mapping[str, str]) -> dict[str, str]:
+def _of_fleet(folder: str, taken: Mapping[str, str], follow_symlinks: bool) -> dict[str, str]:
     """Return every adapter below a folder by its subfolder's name: thousands on one base, as S-LoRA serves them."""
     from spectra.loaders.adapters.beside import adapters_below
     from spectra.loaders.files import require_exists
+    from spectra.loaders.links import opening, require_inside
 
     require_exists(Path(folder))
     names = adapters_below(Path(folder))
@@ -146,6 +147,9 @@ def _of_fleet(folder: str, taken: Mapping[str, str]) -> dict[str, str]:
     twice = set(names) & set(taken)
     if twice:
         raise UsageError(f"--fleet: the name '{show(min(twice))}' is given twice.")
+    with opening(folder, follow_symlinks=follow_symlinks):
+        for name in names:
+            require_inside(Path(folder) / name)
     return {name: str(Path(folder) / name) for name in names}
 
 

@@ -33,11 +33,12 @@ def command(into: Path) -> None:
     models = {name: trio / name for name in MODELS}
     into.mkdir(parents=True, exist_ok=True)
     with progress_bar("measuring") as progress:
-        report = spectra.diagnose(base, models["lora-r2"], progress=progress)
+        # An installer may have put links to its own cache where the package's files belong.
+        report = spectra.diagnose(base, models["lora-r2"], follow_symlinks=True, progress=progress)
     terminal.show(terminal.summary(report))
     report.to_html(into / "report.html")
     with progress_bar("comparing") as progress:
-        found = spectra.compare(base, models, progress=progress)
+        found = spectra.compare(base, models, follow_symlinks=True, progress=progress)
     terminal.show(terminal.comparison(found))
     found.to_html(into / "compare.html")
     click.echo("\n" + _training_record(trio))

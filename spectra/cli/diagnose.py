@@ -75,7 +75,7 @@ def _insertions(base: str, tuned: str, analysis: Analysis, output: Output, searc
     from spectra.loaders.insertions import open_insertions
     from spectra.reports import insertions, terminal
 
-    found = open_insertions(tuned)
+    found = open_insertions(tuned, follow_symlinks=analysis.follow_symlinks)
     if found is None:
         return None
     found.source.close()
@@ -83,7 +83,9 @@ def _insertions(base: str, tuned: str, analysis: Analysis, output: Output, searc
         raise UsageError(
             "an adapter without weight updates has no page, summary, figures or findings: use --json or --csv."
         )
-    measured = spectra.insertions(base, tuned, k=analysis.k, device=analysis.device)
+    measured = spectra.insertions(
+        base, tuned, k=analysis.k, device=analysis.device, follow_symlinks=analysis.follow_symlinks
+    )
     if not output.to_stdout:
         terminal.show(insertions.summary(measured))
     output.write(measured)

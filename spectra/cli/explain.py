@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spectra.cli.options import separated
+
 if TYPE_CHECKING:
     from spectra.findings.finding import Rule
 
@@ -14,7 +16,7 @@ _INDENT, _GAP, _MIN, _MAX = 2, 2, 60, 100
 
 
 @click.command(name="explain", short_help="What a finding means, and what to do.")
-@click.argument("codes", nargs=-1, metavar="[CODE]...")
+@click.argument("codes", nargs=-1, metavar="[CODE[,CODE]]...")
 @click.option("--markdown", is_flag=True, help="Write Markdown: of all findings the page docs/findings.md.")
 def command(codes: tuple[str, ...], markdown: bool) -> None:
     """Say what findings mean, what to do about them, when not to trust them, and where they come from.
@@ -29,7 +31,7 @@ def command(codes: tuple[str, ...], markdown: bool) -> None:
     from spectra.findings.rules import RULES, rules_of
     from spectra.reports.explanation import page, section
 
-    rules = list(dict.fromkeys(rule for code in codes for rule in rules_of(code)))
+    rules = list(dict.fromkeys(rule for code in separated(codes) for rule in rules_of(code)))
     if markdown:
         click.echo("\n".join(map(section, rules)) if rules else page(), nl=False)
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spectra.cli.options import follow_symlinks
 from spectra.text import count, listing, quantity, show, size
 
 if TYPE_CHECKING:
@@ -19,10 +20,11 @@ _INDENT, _LABEL, _MARGIN, _MIN, _MAX = 2, 12, 2, 60, 120
 
 @click.command(name="inspect", short_help="What a file holds, without loading it.")
 @click.argument("path", type=click.Path(path_type=Path))
+@follow_symlinks
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--tensors", is_flag=True, help="List every tensor: name, dtype, shape.")
 @click.pass_context
-def command(ctx: click.Context, path: Path, as_json: bool, tensors: bool) -> None:
+def command(ctx: click.Context, path: Path, follow_symlinks: bool, as_json: bool, tensors: bool) -> None:
     """Say what a weights file or folder holds, without torch and without running anything in it.
 
     \b
@@ -33,7 +35,7 @@ def command(ctx: click.Context, path: Path, as_json: bool, tensors: bool) -> Non
     """
     from spectra.loaders.inspection.inspect import inspect
 
-    found = inspect(path)
+    found = inspect(path, follow_symlinks=follow_symlinks)
     if as_json:
         click.echo(json.dumps(found.to_dict(listed=tensors), indent=2, allow_nan=False))
     else:

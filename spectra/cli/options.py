@@ -33,6 +33,7 @@ class Analysis:
     alpha: float | None
     names: Path | None
     truncate: int | None
+    follow_symlinks: bool
     initial: Path | None = None
 
     def keywords(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class Analysis:
 
     def reading(self) -> dict[str, Any]:
         """Return what `spectra.open_pairs` takes of it, of all matrices."""
-        taken = ("allow_unmatched", "as_stored", "alpha", "names", "truncate", "initial")
+        taken = ("allow_unmatched", "as_stored", "alpha", "names", "truncate", "follow_symlinks", "initial")
         return {name: value for name, value in self.keywords().items() if name in taken}
 
 
@@ -55,6 +56,7 @@ class Reading:
     alpha: float | None
     names: Path | None
     truncate: int | None
+    follow_symlinks: bool
 
     def keywords(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"names": _mapping(self.names)}
@@ -104,7 +106,7 @@ class Output:
         """Refuse, before any work, targets that cannot be written."""
         places: dict[str, list[str]] = {}
         for form, target in self.targets.items():
-            places.setdefault(target if target == STDOUT else str(Path(target).absolute()), []).append(f"--{form}")
+            places.setdefault(target if target == STDOUT else os.path.realpath(target), []).append(f"--{form}")
         for place, options in places.items():
             if len(options) > 1:
                 what = "are both '-' (stdout)" if place == STDOUT else "name the same file"
@@ -112,8 +114,8 @@ class Output:
         for target in self.targets.values():
             if target != STDOUT:
                 require_writable(Path(target))
-        if self.figures is not None and self.figures.exists() and not self.figures.is_dir():
-            raise MachineError(f"'{show(self.figures)}' is a file: --figures takes a folder.")
+        if self.figures is not None:
+            _require_folder(self.figures)
 
     def write(self, result: Any, **located: Any) -> None:
         """Write a result everywhere that was asked, and say where on stderr.
@@ -145,7 +147,7 @@ class Search:
 
     def keywords(self) -> dict[str, Any]:
         """Return what `spectra.diagnose` takes of it."""
-        return {"select": _separated(self.select), "ignore": _separated(self.ignore)}
+        return {"select": separated(self.select), "ignore": separated(self.ignore)}
 
     def check(self, output: Output) -> None:
         """Refuse, before any work, codes that no finding has and two things on stdout."""
@@ -161,7 +163,8 @@ class Search:
         return 1 if failed or severities & reached else 0
 
 
-def _separated(words: tuple[str, ...]) -> tuple[str, ...]:
+def separated(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words with those split that have commas between."""
     return tuple(part for word in words for part in word.split(","))
 
 
@@ -173,12 +176,36 @@ def relative(path: str) -> str:
 
 def require_writable(path: Path) -> None:
     """Refuse a file that cannot be written, before any work."""
-    if path.name == "" or path.is_dir():
+    target = Path(os.path.realpath(path))  # a link stays one: what it leads to is written
+    if path.name == "" or target.is_dir():
         raise MachineError(f"'{show(path)}' is a folder: name a file in it.")
-    if not path.parent.is_dir():
-        raise MachineError(f"the folder '{show(path.parent)}' for '{show(path.name)}' does not exist. Make it first.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if target.is_symlink():
+        raise MachineError(f"'{show(path)}' is a link that leads back to itself: name another.")
+    if not target.parent.is_dir():
+        folder = target.parent if path.is_symlink() else path.parent
+        raise MachineError(f"the folder '{show(folder)}' for '{show(path.name)}' does not exist. Make it first.")
+    _require_no_weights(target)
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise MachineError(f"'{show(path)}' cannot be written: permission denied.")
+
+
+def _require_no_weights(path: Path) -> None:
+    """Refuse to write over a file of weights: it is most likely one of the models, named in the wrong place."""
+    from spectra.loaders.formats import WEIGHT_SUFFIXES
+
+    if path.suffix in WEIGHT_SUFFIXES and path.is_file() and path.stat().st_size:
+        raise UsageError(f"'{show(path)}' is a file of weights and would be written over: name another.")
+
+
+def _require_folder(path: Path) -> None:
+    """Refuse, before any work, a folder for figures that can neither be made nor written into."""
+    if str(path) == STDOUT:
+        raise UsageError("--figures takes a folder: figures do not go to stdout ('-').")
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if not there.is_dir():
+        raise MachineError(f"'{show(there)}' is a file: --figures takes a folder.")
+    if not os.access(there, os.W_OK):
+        raise MachineError(f"the folder '{show(there)}' cannot be written: permission denied.")
 
 
 _MEASURING = (
@@ -196,6 +223,9 @@ _MEASURING = (
     click.option("--method", default="auto", show_default=True, help="Engine: auto, exact, certified or basis."),
     click.option("--device", default="auto", show_default=True, help="Where to compute: auto, cpu or cuda."),
 )
+follow_symlinks = click.option(
+    "--follow-symlinks", is_flag=True, help="Follow links that leave the folder they lie in, or the Hub's repository."
+)
 _READING = (
     click.option(
         "--include", multiple=True, metavar="PATTERN", help="Only weights whose name has this (q_proj, *.3.*)."
@@ -212,6 +242,7 @@ _READING = (
         help="JSON: from module names in the adapter to those in the base, where they are not the same.",
     ),
     click.option("--truncate", type=int, metavar="R", help="Read a DyLoRA adapter at rank R: its first R pieces."),
+    follow_symlinks,
 )  # fmt: skip
 _INITIAL = click.option(
     "--initial", metavar="PATH", type=click.Path(path_type=Path),

@@ -1,5 +1,6 @@
 """`spectra sweep`: the phase curve, at which scale of an update intruders begin."""
 
+import os
 from pathlib import Path
 
 import click
@@ -71,6 +72,8 @@ def command(
     output.check()
     grid = parse_scales(scales)
     _check_target(alpha_pattern, output)
+    if margin and alpha_pattern is None:
+        raise UsageError("--margin is for the file of --alpha-pattern: give that too.")
     for path in (base, tuned):
         require_exists(Path(path))
     import spectra
@@ -106,6 +109,6 @@ def _check_target(alpha_pattern: str | None, output: Output) -> None:
             raise UsageError("only one of --json, --csv, --html and --alpha-pattern can be '-' (stdout).")
         return
     require_writable(Path(alpha_pattern))
-    taken = [Path(target).absolute() for target in output.targets.values() if target != STDOUT]
-    if Path(alpha_pattern).absolute() in taken:
+    taken = [os.path.realpath(target) for target in output.targets.values() if target != STDOUT]
+    if os.path.realpath(alpha_pattern) in taken:
         raise UsageError("--alpha-pattern names the same file as --json, --csv or --html.")

@@ -27,7 +27,8 @@ def _check(evidence: Evidence) -> list[Raised]:
     median = statistics.median(ratios)
     advice = (
         "Check that training ran long enough, with a learning rate meant for adapters, that alpha and r are those it "
-        "was trained with, and that this is the last checkpoint. Its rank is still that of a random start."
+        "was trained with, and that this is the last checkpoint. Its rank says little: A has hardly "
+        "left its random start."
         if evidence.is_adapter
         else "Normal for a very small learning rate or a short run; otherwise check that this is the last checkpoint."
     )
@@ -50,7 +51,8 @@ ALMOST_UNTRAINED = Rule(
     severities=("warning", "info"),
     meaning=f"The median of ||dW|| / ||W0|| (Frobenius) over the measured matrices is below {NEARLY_NOTHING:g}: the "
     "tuned model is all but the base. A warning for an adapter, whose B starts at zero and grows within a few steps; "
-    "a remark for a full fine-tune. The shape of such an update is that of its start, so that its rank says nothing.",
+    "a remark for a full fine-tune. An adapter's A has then hardly left its random start, so that the rank of the "
+    "update says little.",
     advice="Check that training ran long enough, with a learning rate meant for adapters (higher than for full "
     "fine-tuning), that alpha and r are those it was trained with, and that this is the last checkpoint.",
     doubts="A very light fine-tune can do its task with so little. The median hides a few matrices that did move: see "

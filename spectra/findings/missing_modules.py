@@ -24,7 +24,7 @@ def _check(evidence: Evidence) -> list[Raised]:
     if evidence.info.whole:
         return _raised(evidence, "warning", missing, _NOT_THERE, _CUT)
     if targeted is None:
-        return _raised(evidence, "info", missing, _UNKNOWN, _CUT)
+        return _raised(evidence, "info", missing, _UNKNOWN, _PERHAPS)
     wanted = set(targeted)
     return [
         *_raised(evidence, "warning", [place for place in missing if place in wanted], _LOST, _CUT),
@@ -32,11 +32,15 @@ def _check(evidence: Evidence) -> list[Raised]:
     ]
 
 
-_NOT_THERE = "are not in the tuned checkpoint"
-_UNKNOWN = "are not in the file, and no configuration says whether they were to be"
-_CONFIGURED = "are not adapted, as configured"
-_LOST = "are not in the adapter's file, although its configuration targets them"
+_NOT_THERE = "not in the tuned checkpoint"
+_UNKNOWN = "not in the file, and no configuration that is read here says whether that was meant"
+_CONFIGURED = "not adapted, as configured"
+_LOST = "not in the adapter's file, although its configuration targets this"
 _CUT = "Check that the file was saved and copied whole: a cut or merged file often lacks its last blocks."
+_PERHAPS = (
+    "Nothing to do where only some blocks were trained (MLX trains the last num_layers of them). Otherwise check that "
+    "the file was saved and copied whole."
+)
 _MEANT = "Nothing to do where that was the aim: target_modules and layers_to_transform leave them out."
 
 
@@ -45,11 +49,11 @@ def _raised(evidence: Evidence, severity: Severity, missing: "list[Place]", what
         return []
     kinds = {(place.stack, place.module) for place in missing}
     blocks = sorted({(place.stack, place.block) for place in missing if place.block is not None})
-    has = "matrix that the base has" if len(missing) == 1 else "matrices that the base has"
+    these = "matrix that the base has is" if len(missing) == 1 else "matrices that the base has are"
     return [
         Raised(
             severity,
-            f"{len(missing)} {has} {what}, while other blocks have their like: {_where(missing, blocks)}.",
+            f"{len(missing)} {these} {what}, while other blocks have their like: {_where(missing, blocks)}.",
             advice,
             [layer for layer in evidence.layers if (layer.place.stack, layer.place.module) in kinds],
             {"missing": len(missing), "blocks": [f"{show(stack)}.{block}" for stack, block in blocks]},

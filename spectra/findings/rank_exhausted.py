@@ -33,12 +33,13 @@ RANK_EXHAUSTED = Rule(
     summary="The allotted rank is used up.",
     severities=("info",),
     meaning=f"In more than half of the adapted matrices the effective rank of dW is at least {percent(_EXHAUSTED)} of "
-    "the allotted r: all its singular values are about alike, and none is left over. Of an estimated rank its lower "
-    "end is compared. Matrices of rank 1, and those whose update is nearly nothing, are not judged.",
+    "the allotted r: no direction is left idle. Singular values that fall as i^-0.5 have 91 % at r = 16 and 97 % at r "
+    "= 4, those that fall as 1 / i 66 % and 87 %. Of an estimated rank its lower end is compared. Matrices of rank 1, "
+    "and those whose update is nearly nothing, are not judged.",
     advice="If the task is not learnt well enough, a higher rank has room to help: with rsLoRA, or with alpha = 2r, "
     "so that the scale does not shrink as r grows. If it is learnt well enough, nothing is wrong.",
     doubts="The factors of a random start are about alike too, so that little training reads as a rank used up. A "
-    "small r fills easily: at r = 2 this says little. Methods whose update outgrows r (Hadamard and Kronecker "
+    "small r fills easily: up to r = 4 this says little. Methods whose update outgrows r (Hadamard and Kronecker "
     "products, DoRA's magnitudes) can stand above 100 %.",
     source="effective rank: Roy and Vetterli 2007; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732",
     check=_check,

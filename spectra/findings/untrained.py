@@ -3,7 +3,14 @@
 from spectra.findings.dead_factors import why_zero
 from spectra.findings.finding import Evidence, Raised, Rule
 from spectra.metrics.status import ZERO
-from spectra.text import count
+from spectra.text import count, listing
+
+_SHOWN = 4
+_FROZEN = "Expected when they were frozen; otherwise check the optimiser's groups."
+_NO_STEP = (
+    "Unless SP105 says otherwise their factors got no gradient or no step: check the optimiser's groups, and that the "
+    "model calls these modules rather than taking their weight (`F.linear(x, layer.weight)` passes an adapter by)."
+)
 
 
 def _check(evidence: Evidence) -> list[Raised]:
@@ -11,6 +18,7 @@ def _check(evidence: Evidence) -> list[Raised]:
     if not zero:
         return []
     numbers = {"zero_updates": len(zero), "matrices": total}
+    kinds = listing(sorted({layer.place.module for layer in zero}), _SHOWN)
     if len(zero) == total:
         return [
             Raised(
@@ -25,8 +33,8 @@ def _check(evidence: Evidence) -> list[Raised]:
     return [
         Raised(
             "warning" if evidence.is_adapter else "info",
-            f"{count(len(zero), 'matrix', 'matrices')} of {total} did not change at all.",
-            "Expected when they were frozen; otherwise check the target modules and the optimiser's groups.",
+            f"{count(len(zero), 'matrix', 'matrices')} of {total} did not change at all: {kinds}.",
+            _NO_STEP if evidence.is_adapter else _FROZEN,
             zero,
             numbers,
         )
@@ -50,7 +58,8 @@ UNTRAINED = Rule(
     "them; a remark for some matrices of a full fine-tune, which may have been frozen.",
     advice="Check that training ran, that the adapter was active and its factors were given to the optimiser, and "
     "that this is the checkpoint you meant. A state dict taken before training shares its memory with the model: copy "
-    "it with copy.deepcopy.",
+    "it with copy.deepcopy. Where only some modules of an adapter are unchanged, see that the model calls them: one "
+    "that takes their weight alone (F.linear(x, layer.weight)) passes the adapter by.",
     doubts="A frozen matrix is no fault: a pooler that the loss does not see, an embedding left out on purpose. In a "
     "file of half precision a step smaller than half a rounding step leaves the stored weight as it was: zero here "
     "means zero as stored.",

@@ -20,8 +20,9 @@ def _check(evidence: Evidence) -> list[Raised]:
     ratio = statistics.median(norm.ratio for _, norm in known)
     cosine = statistics.median(norm.cosine for _, norm in known)
     same = f"{equal} {'is' if equal == 1 else 'are'}" if equal else "none is"
+    lie = "lies" if len(far) == 1 else "lie"
     measured = (
-        f"{len(far)} of {count(judged, 'matrix', 'matrices')} lie far from the base, {same} equal to it; the median "
+        f"{len(far)} of {count(judged, 'matrix', 'matrices')} {lie} far from the base, {same} equal to it; the median "
         f"update is {ratio:.2f} of its weight, the median cosine of base and tuned {cosine:.2f}"
     )
     if evidence.is_adapter:

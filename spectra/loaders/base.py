@@ -15,6 +15,7 @@ from spectra.loaders.formats import ADAPTER_NAMES
 from spectra.loaders.gguf_header import file_type, quantised
 from spectra.loaders.gguf_names import Naming, naming_of
 from spectra.loaders.header import FLOATS, TensorInfo
+from spectra.loaders.links import opening
 from spectra.loaders.matching import input_embedding, is_head, is_vocabulary, plain
 from spectra.loaders.orientation import transposed_keys
 from spectra.loaders.pickle_header import unwrap_key
@@ -190,9 +191,10 @@ def _ties_head(config: Mapping[str, Any]) -> bool:
     return "model_type" in config
 
 
-def open_base(model: Model) -> Base:
+def open_base(model: Model, *, follow_symlinks: bool = False) -> Base:
     """Open a base checkpoint, module or state dict, packed weights unpacked. Adapters are refused by name."""
-    source = open_source(weights_in(model))
+    with opening(model, follow_symlinks=follow_symlinks):
+        source = open_source(weights_in(model))
     named = any(record.name in ADAPTER_NAMES for record in source.header.files)
     if named or source.header.metadata.get("general.type") == "adapter":
         raise MatchError(

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import IO
 
 from spectra.errors import FormatError, InputError, UnsafeFileError
+from spectra.loaders.links import require_inside
 from spectra.text import show
 
 HEAD = 512  # enough to recognise every kind of file below
@@ -17,15 +18,16 @@ _NOT_A_FILE = "is not a regular file but a folder, pipe or device, so it is not 
 
 
 def exists(path: Path) -> bool:
-    """Return whether a path is there. A name that the system cannot hold or look up is not."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    """Return whether a name is there, be it a link to nothing, of which reading it will say so.
+
+    A name that the system cannot hold or look up is not.
+    """
+    return os.path.lexists(path)
 
 
 def names_in(folder: Path) -> list[str]:
-    """Return the sorted names in a folder. Raises InputError where it cannot be listed."""
+    """Return the sorted names in a folder. Raises InputError where it cannot be listed, or not followed."""
+    require_inside(folder)
     try:
         return sorted(entry.name for entry in folder.iterdir())
     except OSError as fault:
@@ -46,22 +48,28 @@ def require_exists(path: Path) -> None:
 
 
 def require_regular(path: Path) -> int:
-    """Return the size of a regular file; refuse folders, pipes and devices without opening them."""
+    """Return the size of a regular file; refuse folders, pipes, devices and links that leave, without opening them."""
     try:
         status = path.stat()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise InputError(f"'{show(path.name)}' is a link to nothing. Download what it leads to again.") from None
         raise InputError(f"'{show(path.name)}' does not exist in '{show(path.parent.name)}'.") from None
     except (OSError, ValueError) as fault:
         reason = fault.strerror if isinstance(fault, OSError) else "its name is not one a file can have"
         raise InputError(f"'{show(path.name)}' cannot be read: {reason}.") from None
     if not stat.S_ISREG(status.st_mode):
         raise UnsafeFileError(f"'{show(path.name)}' {_NOT_A_FILE}.")
+    require_inside(path)
     return status.st_size
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file for reading. Never waits: a pipe put in its place meanwhile is refused too."""
+    """Open a regular file for reading, as `require_regular` allows.
+
+    Never waits: a pipe put in its place meanwhile is refused too.
+    """
     require_regular(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -143,7 +143,7 @@ def _refuse_adapter(strange: Mapping[str, TensorInfo], label: str) -> None:
     elif any(method.fate is Fate.READ for method in methods):
         remedy = "Give its file or folder by its path."
     elif all(method.fate is Fate.NONE for method in methods):
-        remedy = "It has no weight update to analyse."
+        remedy = "It has no weight update to analyse; spectra.insertions measures prompts, prefixes and bottlenecks."
     raise UnsupportedError(
         f"'{show(label)}' is no full checkpoint: it holds {listing(method.name for method in methods)}, in tensors "
         f"such as '{show(example)}'. {remedy}"

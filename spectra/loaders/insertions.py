@@ -21,6 +21,7 @@ from spectra.loaders.adapters.config import CONFIG_NAME
 from spectra.loaders.base import Base
 from spectra.loaders.files import require_exists
 from spectra.loaders.header import FLOATS, TensorInfo
+from spectra.loaders.links import opening
 from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
 from spectra.loaders.source import TensorSource
 from spectra.text import listing, show
@@ -81,11 +82,12 @@ class Inserted:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-def open_insertions(path: str | Path) -> Inserted | None:
+def open_insertions(path: str | Path, *, follow_symlinks: bool = False) -> Inserted | None:
     """Open an adapter that inserts matrices beside the weights; None where there is nothing of the kind."""
     path = Path(path)
     require_exists(path)
-    source, raw = opened(path)
+    with opening(path, follow_symlinks=follow_symlinks):
+        source, raw = opened(path)
     found = _of_names(source, raw)
     if found is None:
         source.close()

@@ -17,6 +17,7 @@ class Reading(TypedDict, total=False):
     alpha: float | None
     names: Mapping[str, str] | None
     truncate: int | None
+    follow_symlinks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ReadOptions:
     whose initialisation changed the base as plain factors, and say so on every output. initial : the adapter as it
     was before training, whose factors are subtracted. alpha : the alpha of files that have none. names : from a
     module name in the file to one in the base, where they are not the same. truncate : read a DyLoRA adapter at this
-    one of the ranks it was trained for.
+    one of the ranks it was trained for. follow_symlinks : follow links that leave the folder they lie in.
     """
 
     allow_unmatched: bool = False
@@ -36,3 +37,4 @@ class ReadOptions:
     alpha: float | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     truncate: int | None = None
+    follow_symlinks: bool = False

@@ -17,6 +17,7 @@ from spectra.loaders.files import exists, require_exists
 from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
 from spectra.loaders.full import plan_full
 from spectra.loaders.header import Header
+from spectra.loaders.links import opening
 from spectra.loaders.matching import selector
 from spectra.loaders.options import ReadOptions
 from spectra.loaders.plan import Place, Plan, Skipped, TunedInfo
@@ -122,6 +123,7 @@ def open_pairs(
     alpha: float | None = None,
     names: Mapping[str, str] | None = None,
     truncate: int | None = None,
+    follow_symlinks: bool = False,
 ) -> Pairs:
     """Open a base and a tuned model as weight pairs, without building either model.
 
@@ -144,20 +146,23 @@ def open_pairs(
         From module names in the file to those in the base, where a trainer invented its own.
     truncate : int
         Read every low-rank update at this rank, its first pieces alone, as DyLoRA trains them.
+    follow_symlinks : bool
+        Follow links in a folder that leave it. Those within it, and within a repository of the Hub's cache, always are.
 
     Raises
     ------
     InputError
         Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
     """
-    known = base if isinstance(base, Base) else open_base(base)
+    known = base if isinstance(base, Base) else open_base(base, follow_symlinks=follow_symlinks)
     start = Path(initial) if initial else None
-    options = ReadOptions(allow_unmatched, as_stored, start, alpha, dict(names or {}), truncate)
+    options = ReadOptions(allow_unmatched, as_stored, start, alpha, dict(names or {}), truncate, follow_symlinks)
     if alpha is not None and not math.isfinite(alpha):
         raise UsageError(f"alpha is {alpha}: it must be a finite number.")
     if as_stored and initial:
         raise UsageError("as_stored and initial (--as-stored, --initial) are two ways to read a start: give one.")
-    plan = _plan(tuned, known, options)
+    with opening(tuned, follow_symlinks=follow_symlinks):
+        plan = _plan(tuned, known, options)
     if not plan.pairs:
         raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(known.source.label)}'.")
     include, exclude = ((given,) if isinstance(given, str) else given for given in (include, exclude))

@@ -24,6 +24,7 @@ from spectra.loaders.files import exists
 from spectra.loaders.flat import FlatFile
 from spectra.loaders.formats import WEIGHT_NAMES, read_weights
 from spectra.loaders.header import BITS, Header, TensorInfo
+from spectra.loaders.links import Reach, reach, within
 from spectra.loaders.pipeline import components_of, join
 from spectra.loaders.quantization.declared import completed
 from spectra.text import show
@@ -67,21 +68,24 @@ class FileSource:
     _window: dict[Path, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     _left: float = 0
     _shard: FlatFile | None = None
+    _reach: Reach = field(default_factory=reach)
 
     def tensor(self, key: str) -> torch.Tensor:
         info = self.header.tensors[key]
         assert info.file is not None
-        found = _READERS[self.header.container.partition(",")[0]](self, key, info.file)
+        with within(self._reach):
+            found = _READERS[self.header.container.partition(",")[0]](self, key, info.file)
         return _as_declared(found, key, info, info.shape)
 
     def part(self, key: str, index: int) -> torch.Tensor:
         info = self.header.tensors[key]
         assert info.file is not None
-        if isinstance(info, gguf_header.BlockTensor):
-            return gguf_tensors.read(info, key, info.file, index)
-        if not self.header.container.startswith("safetensors"):
-            return self.tensor(key)[index]  # a pickle is mapped: only the pages of the slice are touched
-        return self._flat_file(info.file).tensor(info, key, index)
+        with within(self._reach):
+            if isinstance(info, gguf_header.BlockTensor):
+                return gguf_tensors.read(info, key, info.file, index)
+            if not self.header.container.startswith("safetensors"):
+                return self.tensor(key)[index]  # a pickle is mapped: only the pages of the slice are touched
+            return self._flat_file(info.file).tensor(info, key, index)
 
     def close(self) -> None:
         self._window.clear()

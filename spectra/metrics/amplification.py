@@ -39,7 +39,7 @@ def amplification(base: torch.Tensor, directions: Directions, size: Norms) -> Am
     float64; in float64 where the base is too large or small for that.
     """
     q, (m, n) = len(directions), directions.shape
-    if not q or not size.base:
+    if not q or not size.base or size.base_spectral is None:
         return None
     dtype = torch.float32 if 1 / _SAFE < size.base < _SAFE else torch.float64
     inside = directions.left.T @ (base.to(dtype) @ directions.right.to(dtype)).double()

@@ -1,16 +1,43 @@
 """Walk an update, alone or beside its base, a few rows at a time: no sum costs a second copy of a matrix."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from functools import cached_property
+from typing import Protocol, TypeVar
 
 import torch
 
 from spectra.engine.threads import one_thread, side_by_side
 from spectra.updates import Update
 
-Blocks = Iterator[tuple[torch.Tensor, torch.Tensor]]
-Result = TypeVar("Result")
 _ELEMENTS = 2**17
+
+
+class Block:
+    """The same rows of a base and of its update, [rows, n], and what several measures make of them, made once."""
+
+    def __init__(self, base: torch.Tensor, update: torch.Tensor) -> None:
+        self.base, self.update = base, update
+
+    @cached_property
+    def tuned(self) -> torch.Tensor:
+        """The rows of `W = W0 + dW`, in the precision of the pair. [rows, n]"""
+        return self.base + self.update
+
+    @cached_property
+    def products(self) -> torch.Tensor:
+        """`[w0.w0, dw.dw, w0.dw, w.w]` of each row w = w0 + dw, in float64. [4, rows]"""
+        W0, dW = self.base.double(), self.update.double()
+        W = W0 + dW
+        return torch.stack([(one * other).sum(1) for one, other in ((W0, W0), (dW, dW), (W0, dW), (W, W))])
+
+
+class Sums(Protocol):
+    """What a measure adds up over the rows of a pair."""
+
+    def add(self, block: Block) -> None: ...
+
+
+Added = TypeVar("Added", bound=Sums)
 
 
 def update_blocks(update: torch.Tensor | Update) -> Iterator[torch.Tensor]:
@@ -36,19 +63,21 @@ def _step(columns: int) -> int:
     return max(1, _ELEMENTS // max(columns, 1))
 
 
-def over_rows(measure: Callable[[Blocks], Result], base: torch.Tensor, update: torch.Tensor | Update) -> list[Result]:
-    """Apply a measure to the rows of a base and its update, both [m, n], in spans; return one result a span.
+def over_rows(begin: Callable[[], Added], base: torch.Tensor, update: torch.Tensor | Update) -> list[Added]:
+    """Add up over the rows of a base and its update, both [m, n], in spans; return the sums of each span.
 
-    A measure is given the same rows of both, a block at a time. Spans run side by side on one thread each: threads
-    that share a block of this size wait for each other longer than they compute.
+    begin : makes the sums of a span, which are given its rows a block at a time. Spans run side by side on one thread
+    each: threads that share a block of this size wait for each other longer than they compute.
     """
     (m, n), (left, right) = base.shape, _parts(update)
     spans = max(1, min(torch.get_num_threads(), m // _step(n)))
     span = max(1, -(-m // spans))
 
-    def one(first: int) -> Result:
-        rows = slice(first, first + span)
-        return measure(zip(_blocks(base[rows], None, n), _blocks(left[rows], right, n), strict=True))
+    def one(first: int) -> Added:
+        rows, sums = slice(first, first + span), begin()
+        for W0, dW in zip(_blocks(base[rows], None, n), _blocks(left[rows], right, n), strict=True):
+            sums.add(Block(W0, dW))
+        return sums
 
     if spans == 1:
         with one_thread():

@@ -226,19 +226,21 @@ def _verdicts(below: torch.Tensor, tied: torch.Tensor, familiar: torch.Tensor) -
 
 
 def _sweep(resemblance: Resemblance) -> tuple[tuple[int | None, ...], ...]:
-    found, bound, p = resemblance.found, resemblance.bound, min(resemblance.shape)
+    epsilon, p = resemblance.found.new_tensor(SWEEP_EPSILON), min(resemblance.shape)
+    least, most = ((ends[:, None] < epsilon).cumsum(0).tolist() for ends in (resemblance.bound, resemblance.found))
 
-    def count(k: int, epsilon: float) -> int | None:
-        if min(k, p) > len(found):
-            return None
-        least, most = int((bound[:k] < epsilon).sum()), int((found[:k] < epsilon).sum())
-        return most if least == most else None
+    def counts(k: int) -> tuple[int | None, ...]:
+        leading = min(k, p)
+        if leading > len(most):
+            return (None,) * len(SWEEP_EPSILON)
+        both = zip(least[leading - 1], most[leading - 1], strict=True)
+        return tuple(high if low == high else None for low, high in both)
 
-    return tuple(tuple(count(k, epsilon) for epsilon in SWEEP_EPSILON) for k in SWEEP_K)
+    return tuple(counts(k) for k in SWEEP_K)
 
 
 def _floats(values: torch.Tensor) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+    return tuple(values.tolist())
 
 
 def no_intruders(k: int, epsilon: float, side: Side, span: int = NOVELTY_SPAN) -> Intruders:

@@ -8,11 +8,12 @@ from spectra.engine.update_directions import update_directions
 from spectra.metrics.amplification import Amplification, amplification
 from spectra.metrics.attribution import Attribution, attribution
 from spectra.metrics.balance import Balance, balance
+from spectra.metrics.blocks import Block, over_rows
 from spectra.metrics.edges import Edges, edges
 from spectra.metrics.intruders import Intruders, intruders
-from spectra.metrics.magnitude import Magnitude, magnitude
-from spectra.metrics.noise import Floor, coarser, rounding_floor
-from spectra.metrics.norms import Norms, norms
+from spectra.metrics.magnitude import Lengths, Magnitude, magnitude_of
+from spectra.metrics.noise import Floor, Noise, coarser, floor_of
+from spectra.metrics.norms import Norms, Sizes, norms, norms_of
 from spectra.metrics.place import Place, place
 from spectra.metrics.ranks import Ranks, estimated_ranks, ranks
 from spectra.metrics.row import Row
@@ -134,8 +135,9 @@ def measure(
 
     device : where the leading directions of an update without factors are found.
     """
-    floor = rounding_floor(pair.base, pair.update, coarser(pair.base_storage.dtype, _rounded_to(pair)))
-    size = norms(pair.base, pair.update, found.base_values, found.update_values)
+    spans = _over_rows(pair)
+    floor = floor_of([span.noise for span in spans], pair.shape)
+    size = norms_of([span.sizes for span in spans], found.base_values, found.update_values)
     directions, seen = update_directions(pair.update, known=found.update, device=device), found.projections
     return Layer(
         **identity(pair),
@@ -153,10 +155,29 @@ def measure(
         attribution=attribution(seen, directions, pair.update, found.tuned_values, k=k) if seen else None,
         amplification=amplification(pair.base, directions, size),
         balance=balance(pair.update, pair.scaling),
-        magnitude=magnitude(pair.base, pair.update),
+        magnitude=magnitude_of([span.lengths for span in spans]),
         **_of_whole_spectra(found, pair.shape, k),
         notes=(*pair.notes, f"engine: {found.reason}" + ("" if found.update else f"; {directions.how}")),
     )
+
+
+@dataclass(slots=True)
+class _Sums:
+    """All that is added up over some rows of a pair, in one walk: the product of its factors is formed once."""
+
+    noise: Noise
+    sizes: Sizes = field(default_factory=Sizes)
+    lengths: Lengths = field(default_factory=Lengths)
+
+    def add(self, block: Block) -> None:
+        self.noise.add(block)
+        self.sizes.add(block)
+        self.lengths.add(block)
+
+
+def _over_rows(pair: WeightPair) -> list[_Sums]:
+    dtype = coarser(pair.base_storage.dtype, _rounded_to(pair))
+    return over_rows(lambda: _Sums(Noise(dtype)), pair.base, pair.update)
 
 
 def _of_whole_spectra(found: Decompositions, shape: tuple[int, int], k: int) -> dict[str, Any]:

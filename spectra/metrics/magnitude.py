@@ -1,10 +1,11 @@
 """Change of magnitude and of direction of a weight's rows, as DoRA reads fine-tuning: arXiv:2402.09353, sec. 4.1."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
-from spectra.metrics.blocks import Blocks, over_rows
+from spectra.metrics.blocks import Block, over_rows
 from spectra.updates import Update
 
 
@@ -32,7 +33,25 @@ def magnitude(base: torch.Tensor, update: torch.Tensor | Update) -> Magnitude | 
     One pass over blocks of rows, sums in float64. Length and angle come from `w0.w0`, `dW.dW` and `w0.dW` of each
     row without a difference of near numbers, so that an update 1e-9 of its base has its true dD of 1e-18 and less.
     """
-    of_base, of_update, across, of_tuned = torch.cat(over_rows(_products, base, update), 1)
+    return magnitude_of(over_rows(Lengths, base, update))
+
+
+@dataclass(slots=True)
+class Lengths:
+    """Of some rows: `[w0.w0, dw.dw, w0.dw, w.w]` of each, block by block. [4, rows]"""
+
+    products: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, block: Block) -> None:
+        self.products.append(block.products)
+
+
+def magnitude_of(spans: Sequence[Lengths]) -> Magnitude | None:
+    """Return what `magnitude` does, from the sums over a pair's rows."""
+    every = [products for span in spans for products in span.products]
+    if not every:
+        return None
+    of_base, of_update, across, of_tuned = torch.cat(every, 1)
     there = (of_base > 0) & (of_tuned > 0)
     skipped = len(there) - int(there.sum())
     if not bool(there.any()):
@@ -57,13 +76,3 @@ def _turned(
     inner = of_base + across
     apart = (of_base * of_update - across.square()).clamp_min(0)
     return torch.where(inner > 0, apart / (lengths * (lengths + inner.abs())), 1 - inner / lengths)
-
-
-def _products(blocks: Blocks) -> torch.Tensor:
-    """Return `[w0.w0, dW.dW, w0.dW, w.w]` of each row. [4, rows]"""
-    found = [torch.zeros(4, 0, dtype=torch.float64)]
-    for rows in blocks:
-        W0, dW = (block.double() for block in rows)
-        W = W0 + dW
-        found.append(torch.stack([(one * other).sum(1) for one, other in ((W0, W0), (dW, dW), (W0, dW), (W, W))]))
-    return torch.cat(found, 1)

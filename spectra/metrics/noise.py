@@ -1,12 +1,13 @@
 """The rounding floor: how large a singular value the dtype of a file can fake by itself."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
-from spectra.metrics.blocks import Blocks, over_rows
+from spectra.metrics.blocks import Block, over_rows
 from spectra.updates import Update
 
 _MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}
@@ -70,39 +71,41 @@ def rounding_floor(base: torch.Tensor, update: torch.Tensor | Update, dtype: str
     above them in about one matrix of ten, by 1 %.
     """
     m, n = base.shape
-    if base.numel() == 0:
-        return Floor(dtype, 0.0, 0.0, 0.0, 0.0)
-    spans = over_rows(partial(_noise, dtype=dtype), base, update)
-    of_columns = torch.stack([span.of_columns for span in spans]).sum(0)
-    sigma = math.sqrt(of_columns.sum().item() / (m * n))
-    uneven = math.sqrt(max(span.largest_row for span in spans)) + math.sqrt(of_columns.max().item())
-    lost = sum(span.lost for span in spans) / max(sum(span.moved for span in spans), 1)
-    return Floor(dtype, sigma, sigma * (m**0.5 + n**0.5), uneven, lost)
+    return floor_of(over_rows(partial(Noise, dtype), base, update), (m, n))
 
 
 @dataclass(slots=True)
-class _Noise:
+class Noise:
     """Of some rows: variances summed by columns [n], the largest sum of a row, entries that moved and that are lost."""
 
-    of_columns: torch.Tensor
+    dtype: str
+    of_columns: torch.Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     largest_row: float = 0.0
     moved: int = 0
     lost: int = 0
 
-
-def _noise(blocks: Blocks, dtype: str) -> _Noise:
-    found, finer = _Noise(torch.zeros((), dtype=torch.float64)), 2.0 ** (_MANTISSA_BITS.get(dtype, 23) + 1)
-    for W0, dW in blocks:
-        W = W0 + dW
-        power, size = _power(W0, dtype), dW.abs().mul_(finer)
+    def add(self, block: Block) -> None:
+        if not block.base.numel():
+            return
+        power = _power(block.base, self.dtype)
+        size = block.update.abs().mul_(2.0 ** (_MANTISSA_BITS.get(self.dtype, 23) + 1))
         moved = int(size.sign().sum())  # sums of ones: exact in float32 up to 2^24 of them
-        found.moved += moved
-        found.lost += int(size.lt_(power).sum()) - (dW.numel() - moved)  # what did not move is below any step too
-        larger = torch.maximum(power, _power(W, dtype))
-        of_rows, of_columns, unit = _squared_sums(larger, W0, W, dtype)
-        found.of_columns = found.of_columns + of_columns.double() * unit
-        found.largest_row = max(found.largest_row, of_rows.max().item() * unit)
-    return found
+        self.moved += moved
+        self.lost += int(size.lt_(power).sum()) - (size.numel() - moved)  # what did not move is below any step too
+        larger = torch.maximum(power, _power(block.tuned, self.dtype))
+        of_rows, of_columns, unit = _squared_sums(larger, block.base, block.tuned, self.dtype)
+        self.of_columns = self.of_columns + of_columns.double() * unit
+        self.largest_row = max(self.largest_row, of_rows.max().item() * unit)
+
+
+def floor_of(spans: Sequence[Noise], shape: tuple[int, int]) -> Floor:
+    """Return what `rounding_floor` does, from the sums over the rows of a pair [m, n]."""
+    m, n = shape
+    of_columns = torch.stack([span.of_columns for span in spans]).sum(0)
+    sigma = math.sqrt(of_columns.sum().item() / max(m * n, 1))
+    uneven = math.sqrt(max(span.largest_row for span in spans)) + math.sqrt(of_columns.max().item())
+    lost = sum(span.lost for span in spans) / max(sum(span.moved for span in spans), 1)
+    return Floor(spans[0].dtype, sigma, sigma * (m**0.5 + n**0.5), uneven, lost)
 
 
 def _squared_sums(

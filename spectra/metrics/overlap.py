@@ -10,7 +10,7 @@ import torch
 
 from spectra.engine.resemblance import SIDES, Side
 from spectra.engine.update_directions import Directions
-from spectra.metrics.blocks import Blocks, over_rows
+from spectra.metrics.blocks import Block, over_rows
 from spectra.metrics.place import Place, place
 from spectra.metrics.row import Row
 from spectra.metrics.status import OK
@@ -162,7 +162,7 @@ def alignment(first: Update, second: Update) -> Alignment:
     """
     one, other = first.factors, second.factors
     if one is None or other is None:
-        products = torch.stack(over_rows(_products, first.dense(), second)).sum(0).tolist()
+        products = torch.stack([span.sums for span in over_rows(_Products, first.dense(), second)]).sum(0).tolist()
     else:
         products = [_inner(one, one), _inner(other, other), _inner(one, other)]
     of_first, of_second, across = products
@@ -176,12 +176,15 @@ def _inner(one: Factors, other: Factors) -> float:
     return float(((B.double().T @ D.double()) * (A.double() @ C.double().T)).sum())
 
 
-def _products(blocks: Blocks) -> torch.Tensor:
-    sums = torch.zeros(3, dtype=torch.float64)
-    for rows in blocks:
-        one, other = (block.double().flatten() for block in rows)
-        sums += torch.stack([one @ one, other @ other, one @ other])
-    return sums
+@dataclass(slots=True)
+class _Products:
+    """Of some rows of two updates: inner products `[X . X, Y . Y, X . Y]`."""
+
+    sums: torch.Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    def add(self, block: Block) -> None:
+        one, other = block.base.double().flatten(), block.update.double().flatten()
+        self.sums += torch.stack([one @ one, other @ other, one @ other])
 
 
 def shared(first: Directions, second: Directions, side: Side, k: int) -> Shared:

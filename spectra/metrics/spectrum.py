@@ -1,6 +1,7 @@
 """The spectra of base, tuned weight and update, thinned to the points that a figure can show."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,16 +26,17 @@ class Spectrum:
 def spectrum(base: torch.Tensor, tuned: torch.Tensor, update: torch.Tensor) -> Spectrum:
     """Thin three descending spectra."""
     index = _indices(max(len(base), len(tuned), len(update)))
-    return Spectrum(tuple(index), *(_at(values, index) for values in (base, tuned, update)))
+    return Spectrum(index, *(_at(values, index) for values in (base, tuned, update)))
 
 
-def _indices(length: int) -> list[int]:
+@lru_cache
+def _indices(length: int) -> tuple[int, ...]:
     if length <= _POINTS:
-        return list(range(1, length + 1))
+        return tuple(range(1, length + 1))
     spread = np.geomspace(33, length, _POINTS - 32).round().astype(int)
-    return sorted({*range(1, 33), *spread.tolist()})
+    return tuple(sorted({*range(1, 33), *spread.tolist()}))
 
 
-def _at(values: torch.Tensor, index: list[int]) -> tuple[float, ...]:
-    own = [position - 1 for position in index if position <= len(values)]
-    return tuple(values[torch.tensor(own, dtype=torch.long)].tolist()) if own else ()
+def _at(values: torch.Tensor, index: tuple[int, ...]) -> tuple[float, ...]:
+    known = values.tolist()
+    return tuple(known[position - 1] for position in index if position <= len(known))

@@ -90,6 +90,18 @@ def test_layers_that_do_not_divide_the_prefix_are_refused(base, tmp_path):
         spectra.insertions(base, saved(tmp_path / "p", {"prompt_embeddings": torch.randn(3, 64)}, config))
 
 
+def test_the_diagnosis_of_what_only_inserts_names_the_call_that_measures_it(base, tmp_path):
+    prompt = saved(tmp_path / "p", {"prompt_embeddings": torch.randn(3, 64)}, {"peft_type": "PROMPT_TUNING"})
+    hub = saved(
+        tmp_path / "hub",
+        {"a.adapter_down.weight": torch.randn(4, 64)},
+        {"model_class": "BertAdapterModel", "config": {"architecture": None}},
+    )
+    for tuned in (prompt, hub):
+        with pytest.raises(UnsupportedError, match=r"weight update.*; spectra\.insertions measures"):
+            spectra.diagnose(base, tuned)
+
+
 def test_a_full_fine_tune_inserts_nothing(base):
     with pytest.raises(UnsupportedError, match="inserts no"):
         spectra.insertions(base, base)

@@ -57,9 +57,43 @@ def test_a_symlink_stays_one_and_its_target_is_written(run, models, adapter, tmp
     real.write_bytes(HEAD)
     (adapter / "README.md").unlink()
     (adapter / "README.md").symlink_to(real)
-    assert run("card", models / "base", adapter)[0] == 0
+    code, _, err = run("card", models / "base", adapter)
+    assert (code, "'README.md' is a link that leaves 'lora'" in err) == (3, True)
+    assert real.read_bytes() == HEAD
+    assert run("card", models / "base", adapter, "--readme", adapter / "README.md")[0] == 0
     assert (adapter / "README.md").is_symlink()
     assert BEGIN.encode() in real.read_bytes()
+    real.write_bytes(HEAD)
+    assert run("card", models / "base", adapter, "--follow-symlinks")[0] == 0
+    assert BEGIN.encode() in real.read_bytes()
+
+
+@pytest.mark.parametrize("text", [b"", b"\r\n \n"])
+def test_an_empty_summary_takes_no_one_s_place(run, models, adapter, monkeypatch, text):
+    assert run("card", models / "base", adapter)[0] == 0
+    before = (adapter / "README.md").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    code, _, err = run("card", "--from", "-", "--readme", adapter / "README.md")
+    assert (code, "'-' is empty" in err) == (3, True)
+    assert (adapter / "README.md").read_bytes() == before
+
+
+def test_what_is_no_text_of_a_readers_size_is_refused_at_once(run, adapter, tmp_path, monkeypatch):
+    readme, large = adapter / "README.md", tmp_path / "large.md"
+    with large.open("wb") as file:
+        file.truncate(2**33)
+    os.mkfifo(tmp_path / "pipe")
+    cases = {tmp_path: "not a regular file", tmp_path / "pipe": "not a regular file", "/dev/zero": "not a regular file"}
+    for source, words in {**cases, large: "too large"}.items():
+        code, _, err = run("card", "--from", source, "--readme", readme)
+        assert (code, words in err) == (3, True), source
+    with large.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        code, _, err = run("card", "--from", "-", "--readme", readme)
+    assert (code, "too large" in err) == (3, True)
+    code, _, err = run("card", "--from", "-", "--readme", large)
+    assert (code, "too large" in err) == (3, True)
+    assert readme.read_bytes() == HEAD
 
 
 def test_a_summary_written_before_is_taken_as_it_is(run, models, adapter, tmp_path):

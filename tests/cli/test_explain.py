@@ -71,3 +71,7 @@ def test_it_fits_any_terminal(run, monkeypatch, columns):
         assert not any(line.strip().startswith("%") for line in lines)
         width = max(map(len, lines))
         assert width <= max(60, min(100, int(columns)))
+
+
+def test_codes_may_have_commas_between_as_select_has_them(run):
+    assert run("explain", "SP201,SP202") == run("explain", "SP201", "SP202")

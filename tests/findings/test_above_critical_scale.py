@@ -46,6 +46,14 @@ def test_a_matrix_without_intruders_is_not_above_whatever_the_law_says(base, lor
     assert (found.numbers["above"], found.numbers["judged"], found.numbers["agreement"]) == (6, 8, 0.75)
 
 
+@pytest.mark.parametrize(("known", "speaks"), [(8, True), (4, True), (3, False), (1, False)])
+def test_a_few_matrices_whose_base_is_known_do_not_speak_for_all(known, speaks, base, lora):
+    report = diagnose(base, lora(strength=0.8))
+    rows = [layer if at < known else replace(layer, threshold=None) for at, layer in enumerate(report.rows)]
+    found = ABOVE_CRITICAL_SCALE.check(Evidence(rows, report.info, 0.5))
+    assert [one.numbers["judged"] for one in found] == ([known] if speaks else [])
+
+
 def test_where_no_law_is_known_nothing_is_said(base, lora):
     report = diagnose(base, lora(strength=0.8))
     rows = [replace(layer, threshold=None) for layer in report.rows]

@@ -18,7 +18,7 @@ def test_a_last_block_that_the_file_lacks_is_a_warning(base, lora, raised):
     (found,) = raised("SP110", base, lora(without("layers.3.")))
     assert found.severity == "warning"
     assert found.numbers == {"missing": 2, "blocks": ["model.layers.3"]}
-    assert "although its configuration targets them" in found.message
+    assert "matrices that the base has are not in the adapter's file, although its configuration" in found.message
     assert "self_attn.q_proj, self_attn.v_proj in model.layers.3" in found.message
     assert len(found.keys) == 6
 
@@ -26,7 +26,7 @@ def test_a_last_block_that_the_file_lacks_is_a_warning(base, lora, raised):
 def test_one_module_that_the_file_lacks_is_named(base, lora, raised):
     (found,) = raised("SP110", base, lora(without("layers.1.self_attn.v_proj")))
     assert (found.severity, found.numbers["missing"]) == ("warning", 1)
-    assert found.message.startswith("1 matrix that the base has")
+    assert found.message.startswith("1 matrix that the base has is not in the adapter's file")
     assert found.keys == tuple(f"model.layers.{block}.self_attn.v_proj.weight" for block in (0, 2, 3))
 
 
@@ -48,7 +48,8 @@ def test_blocks_left_out_by_the_configuration_are_a_remark(config, base, lora, r
 def test_of_a_configuration_whose_rules_are_not_read_nothing_is_claimed(base, lora, raised):
     (found,) = raised("SP110", base, lora(without("layers.3."), layers_to_transform=[0, 1, 2], layers_pattern="layers"))
     assert (found.severity, found.numbers["missing"]) == ("info", 2)
-    assert "no configuration says" in found.message
+    assert "no configuration that is read here says" in found.message
+    assert "MLX trains the last num_layers" in found.advice
 
 
 def test_a_full_checkpoint_that_lacks_a_block_is_a_warning(base, full, raised):

@@ -257,11 +257,14 @@ def test_identical_checkpoints_are_an_error():
 def test_a_frozen_matrix_of_a_full_fine_tune_is_a_remark():
     raised = said(UNTRAINED, not_measured(ZERO), *clean_fine_tune(), method="full fine-tuning")
     assert (raised.severity, raised.numbers) == ("info", {"zero_updates": 1, "matrices": 5})
-    assert raised.message == "1 matrix of 5 did not change at all."
+    assert raised.message == "1 matrix of 5 did not change at all: w."
+    assert "frozen" in raised.advice
 
 
 def test_an_adapted_matrix_that_did_not_change_is_a_warning():
-    assert said(UNTRAINED, not_measured(ZERO), *clean_adapter()).severity == "warning"
+    raised = said(UNTRAINED, not_measured(ZERO), *clean_adapter())
+    assert raised.severity == "warning"
+    assert "no gradient or no step" in raised.advice
 
 
 def test_rows_that_changed_are_no_sp101():

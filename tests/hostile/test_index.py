@@ -215,21 +215,6 @@ def test_a_pipe_put_in_place_of_a_file_meanwhile_is_not_waited_for(tmp_path, mon
     refused(lambda: read_weights(tmp_path / "w.safetensors"), "not a regular file", kind=UnsafeFileError)
 
 
-def test_a_link_in_a_circle_is_not_there(sharded, refused):
-    (sharded / SHARDS[0]).unlink()
-    (sharded / SHARDS[0]).symlink_to(sharded / SHARDS[0])
-    refused(lambda: read_weights(sharded), "1 shard of 3 missing", kind=FormatError)
-
-
-def test_links_as_the_hub_s_cache_has_them_are_followed(sharded, tmp_path):
-    blobs = tmp_path / "blobs"
-    blobs.mkdir()
-    for number, path in enumerate(sorted(sharded.iterdir())):
-        path.rename(blobs / str(number))
-        path.symlink_to(blobs / str(number))
-    assert torch.equal(open_source(sharded).tensor("w3"), torch.full((2, 2), 3.0))
-
-
 NO_WEIGHTS = {
     "an empty folder": ({}, "is empty"),
     "a folder of texts": ({"README.md": "hi", "b.txt": ""}, "holds no weights (README.md, b.txt)"),

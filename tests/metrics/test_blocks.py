@@ -24,6 +24,16 @@ UPDATES = {
 }
 
 
+class Seen:
+    """The blocks that one span was given."""
+
+    def __init__(self):
+        self.blocks = []
+
+    def add(self, block):
+        self.blocks.append(block)
+
+
 @pytest.fixture(params=[1, 3])
 def threads(request):
     kept = torch.get_num_threads()
@@ -36,19 +46,34 @@ def threads(request):
 def test_the_spans_together_are_the_matrix(kind, threads):
     update = UPDATES[kind]
     whole = update if isinstance(update, torch.Tensor) else update.dense()
-    spans = over_rows(list, BASE, update)
+    spans = over_rows(Seen, BASE, update)
     assert len(spans) == threads
     assert torch.get_num_threads() == threads
-    seen = [rows for span in spans for rows in span]
-    assert all(W0.shape == dW.shape and W0.numel() <= 200 for W0, dW in seen)
-    torch.testing.assert_close(torch.cat([rows for rows, _ in seen]), BASE, rtol=0, atol=0)
-    torch.testing.assert_close(torch.cat([rows for _, rows in seen]), whole)
+    seen = [block for span in spans for block in span.blocks]
+    assert all(block.base.shape == block.update.shape and block.base.numel() <= 200 for block in seen)
+    torch.testing.assert_close(torch.cat([block.base for block in seen]), BASE, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat([block.update for block in seen]), whole)
+    torch.testing.assert_close(torch.cat([block.tuned for block in seen]), BASE + whole)
 
 
 @pytest.mark.parametrize("shape", [(0, 30), (1, 30), (7, 30), (5, 0)])
 def test_small_matrices_have_one_span(shape, threads):
-    (span,) = over_rows(list, torch.ones(shape), torch.ones(shape))
-    assert sum(len(rows) for rows, _ in span) == shape[0]
+    (span,) = over_rows(Seen, torch.ones(shape), torch.ones(shape))
+    assert sum(len(block.base) for block in span.blocks) == shape[0]
+
+
+def test_the_products_of_rows_are_summed_in_float64():
+    """In float32 the square of 1e-30 is zero, and of 1e8 + 1 the one is lost."""
+    block = blocks.Block(torch.tensor([[1e-30, 2e-30], [1e4, 1.0]]), torch.tensor([[1e-30, 0.0], [-1e4, 1e-4]]))
+    of_base, of_update, across, of_tuned = block.products
+    W0, dW = block.base.double(), block.update.double()
+    for found, (one, other) in (
+        (of_base, (W0, W0)),
+        (of_update, (dW, dW)),
+        (across, (W0, dW)),
+        (of_tuned, (W0 + dW, W0 + dW)),
+    ):
+        torch.testing.assert_close(found, torch.linalg.vecdot(one, other), rtol=1e-15, atol=0)
 
 
 def test_factors_are_never_multiplied_whole(monkeypatch):

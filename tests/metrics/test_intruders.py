@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spectra import testing
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import svd
-from spectra.engine.resemblance import SIDES, compared, cosines
+from spectra.engine.resemblance import SIDES, Resemblance, compared, cosines
 from spectra.errors import UsageError
 from spectra.metrics import intruders as metric
 from spectra.metrics.intruders import SWEEP_EPSILON, SWEEP_K
@@ -390,6 +390,18 @@ def test_the_margin_tells_how_close_a_verdict_is(offset):
     result = intruders(one, tuned, torch.zeros(m, m, dtype=torch.float64), k=1)
     assert result.margin == pytest.approx(1e-6, rel=1e-6)
     assert result.count == (0 if offset > 0 else 1)
+
+
+def test_a_sweep_over_intervals_leaves_open_what_they_do_not_decide():
+    """Two vectors of three: the first lies between 0.32 and 0.48, the second is known to be 0.72."""
+    ends = [torch.tensor([first, 0.72], dtype=torch.float64) for first in (0.32, 0.48)]
+    nothing = torch.zeros(2, dtype=torch.float64)
+    seen = Resemblance("left", (3, 3), torch.zeros(0, 2), nothing[:0], nothing, *ends, nothing)
+    swept = metric.intruders(seen, torch.tensor([3.0, 2.0, 1.0]), nothing, energy=1.0, k=2).sweep
+    at = SWEEP_EPSILON.index
+    assert [swept[SWEEP_K.index(1)][at(epsilon)] for epsilon in (0.3, 0.35, 0.45, 0.5, 0.75)] == [0, None, None, 1, 1]
+    assert [swept[SWEEP_K.index(2)][at(epsilon)] for epsilon in (0.3, 0.35, 0.45, 0.5, 0.75)] == [0, None, None, 1, 2]
+    assert {count for row in swept[2:] for count in row} == {None}
 
 
 def test_the_margin_is_that_of_the_closest_vector():

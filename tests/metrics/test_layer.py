@@ -1,6 +1,7 @@
 """One row of a report: what is measured of one pair, in which dtype's light, and what is not measured."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,11 @@ import torch
 from spectra import table, testing
 from spectra.engine.choose import Request, decompose
 from spectra.layout import layout_of
-from spectra.metrics.layer import measure, unmeasured
+from spectra.metrics import blocks, layer
+from spectra.metrics.layer import Layer, measure, unmeasured
+from spectra.metrics.magnitude import magnitude
+from spectra.metrics.noise import rounding_floor
+from spectra.metrics.norms import norms
 from spectra.metrics.status import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE
 from spectra.updates import Dense, LowRank, Storage, WeightPair
 
@@ -56,6 +61,30 @@ def test_a_row_counts_over_the_sides_asked_for():
     assert "from its factors" in row.notes[1]
 
 
+@pytest.mark.parametrize("update", [low_rank(), dense()], ids=lambda update: update.kind)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_one_walk_adds_up_is_what_each_measure_finds_alone(update, threads, monkeypatch):
+    """In blocks of six rows, with an outlier row and a row that is zero."""
+    base = BASE.clone()
+    base[3] *= 100
+    base[7] = 0
+    found = replace(pair(update, update_dtype="bfloat16"), base=base)
+    seen, walks = decompose(found), []
+    monkeypatch.setattr(blocks, "_ELEMENTS", 200)
+    monkeypatch.setattr(layer, "over_rows", lambda *given: walks.append(blocks.over_rows(*given)) or walks[-1])
+    kept = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        row = measure(found, seen)
+        assert row.floor == rounding_floor(base, update, row.floor.dtype)
+        assert row.norm == norms(base, update, seen.base_values, seen.update_values)
+        assert row.magnitude == magnitude(base, update)
+    finally:
+        torch.set_num_threads(kept)
+    assert [len(spans) for spans in walks] == [threads]
+    assert row.magnitude.skipped == 1
+
+
 def test_above_floor_is_the_rank_above_the_rows_own_floor():
     found = pair(dense(), update_dtype="bfloat16")
     row = measure(found, decompose(found))
@@ -83,6 +112,17 @@ def test_a_row_is_a_mapping_that_json_can_hold():
     assert json.loads(table.to_json(row)).keys() == set(row)
     assert len(row) == len(list(row))
     assert hash(row) == hash(measure(found, decompose(found)))
+
+
+def test_a_row_read_as_a_mapping_is_built_once(monkeypatch):
+    found, built, build = pair(dense()), [], Layer.to_dict
+    row = measure(found, decompose(found))
+    monkeypatch.setattr(Layer, "to_dict", lambda row: built.append(row) or build(row))
+    assert dict(row) == build(row)
+    assert (row["rank"]["effective"], len(row)) == (row.rank.effective, len(dict(row)))
+    assert len(built) == 1
+    row.to_dict()["notes"].append("of one's own")
+    assert row["notes"] == list(row.notes)
 
 
 def test_what_needs_every_value_is_there_only_where_they_are_known():

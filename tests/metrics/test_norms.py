@@ -65,9 +65,9 @@ def test_factors_have_the_norms_of_their_product():
     assert one.update == pytest.approx(0.5 * one.base, rel=1e-5)
 
 
-def test_empty_spectra_have_spectral_norm_zero():
+def test_a_base_without_computed_values_has_no_spectral_norm():
     found = norms(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0), torch.zeros(0))
-    assert (found.base_spectral, found.update_spectral, found.ratio) == (0, 0, 0)
+    assert (found.base_spectral, found.update_spectral, found.ratio) == (None, 0, 0)
 
 
 def test_the_largest_entries_are_those_of_base_and_tuned():

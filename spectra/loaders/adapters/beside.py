@@ -9,6 +9,7 @@ import torch
 
 from spectra.errors import MatchError
 from spectra.loaders.adapters.config import CONFIG_NAME
+from spectra.loaders.files import exists
 from spectra.loaders.header import Header
 from spectra.loaders.source import TensorSource, open_source
 from spectra.text import listing
@@ -37,7 +38,7 @@ class _Joined:
 def with_trained_beside(adapter: TensorSource, folder: Path) -> TensorSource:
     """Add the embeddings and norms that LongLoRA (arXiv:2309.12307) trains in full and saves beside the factors."""
     path = folder / TRAINED_ALONG
-    if not path.exists():
+    if not exists(path):
         return adapter
     trained = open_source(path)
     one, two = adapter.header, trained.header

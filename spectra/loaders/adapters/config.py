@@ -166,7 +166,8 @@ def _of_another_library(raw: Mapping[str, Any]) -> InputError:
     if isinstance(inner, Mapping) and "model_class" in raw:
         kind = inner.get("architecture") or "bottleneck adapter"
         return UnsupportedError(
-            f"{CONFIG_NAME} is that of the AdapterHub library ({show(kind)}), which this version does not read."
+            f"{CONFIG_NAME} is that of the AdapterHub library ({show(kind)}), which this version does "
+            "not read as a weight update; spectra.insertions measures bottlenecks and prefixes."
         )
     return FormatError(f"{CONFIG_NAME} has no peft_type: which method is this? PEFT writes 'LORA'.")
 

@@ -20,6 +20,7 @@ from spectra.loaders.inspection.facts import facts
 from spectra.loaders.inspection.locate import read_any, refused_pickle
 from spectra.loaders.inspection.refusals import refusal
 from spectra.loaders.inspection.suspicions import suspicions
+from spectra.loaders.links import opening
 from spectra.loaders.methods import DORA, FULL, LORA, Fate, Method, of_peft, recognise
 from spectra.text import listing, show
 
@@ -74,14 +75,20 @@ class Inspection:
         return {"schema": 1, **found}
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, *, follow_symlinks: bool = False) -> Inspection:
     """Describe a weights file, an adapter folder or a model folder.
 
     Raises InputError, or one of its kinds, for what is missing, broken or no weights at all. A pickle that
     would run code is described, not refused: `hostile` is set and nothing in it was executed.
+    follow_symlinks : follow links in a folder that leave it, as `diagnose` does with this option.
     """
     path = Path(path)
     require_exists(path)
+    with opening(path, follow_symlinks=follow_symlinks):
+        return _inspected(path)
+
+
+def _inspected(path: Path) -> Inspection:
     try:
         header = read_any(path)
     except UnsafeFileError:

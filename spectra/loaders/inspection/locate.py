@@ -13,6 +13,7 @@ from spectra.loaders import dcp_metadata, formats, npz_header, pickle_header, sa
 from spectra.loaders.adapters.config import CONFIG_NAME
 from spectra.loaders.files import HEAD, exists, names_in, open_regular, what_it_is_instead
 from spectra.loaders.header import Header
+from spectra.loaders.links import outside
 from spectra.text import listing, show
 
 DIALECT_NAMES = ("adapters.safetensors", "pytorch_lora_weights.safetensors", "pytorch_adapter.bin")
@@ -125,7 +126,7 @@ def refused_pickle(path: Path) -> tuple[int, str] | None:
     """Return size and reason of the pickle at `path`, or in it, that is not safe to open; None when there is none."""
     entries = [path / name for name in names_in(path)] if path.is_dir() else [path]
     for entry in entries:
-        if not entry.is_file() or entry.suffix in (".safetensors", ".json"):
+        if not entry.is_file() or outside(entry) or entry.suffix in (".safetensors", ".json"):
             continue
         try:
             with open_regular(entry) as file:

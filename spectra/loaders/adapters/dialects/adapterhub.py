@@ -168,7 +168,8 @@ def _config(found: Found) -> AdapterConfig:
     if kind != "lora" or flag_in(inner, "use_gating"):
         gated = " with a gate that depends on the input" if kind == "lora" else ""
         raise UnsupportedError(
-            f"{CONFIG_NAME} is that of the AdapterHub library ({show(kind)}{gated}), which this version does not read."
+            f"{CONFIG_NAME} is that of the AdapterHub library ({show(kind)}{gated}), which this version "
+            "does not read as a weight update; spectra.insertions measures bottlenecks and prefixes."
         )
     mode = inner.get("composition_mode", "add")
     if mode not in ("add", "scale"):

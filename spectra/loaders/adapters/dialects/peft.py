@@ -17,6 +17,7 @@ from spectra.loaders.adapters.families.tokens import TOKENS
 from spectra.loaders.adapters.family import Family, Fit
 from spectra.loaders.files import require_exists
 from spectra.loaders.formats import ADAPTER_NAMES
+from spectra.loaders.links import opening
 from spectra.loaders.plan import Plan
 from spectra.loaders.source import open_source
 from spectra.text import show
@@ -53,9 +54,10 @@ def _with_initial(adapter: Adapter, family: Family, path: Path, found: Found, pl
     """Add the adapter as it was before training. Raises MatchError where it is not that of the trained one."""
     if adapter.config.method != "LORA":
         raise UnsupportedError(f"initial (--initial) is read for LoRA alone, and this is {adapter.config.method}.")
-    require_exists(path)
-    raw = read_raw(path if path.is_dir() else path.parent) or found.raw
-    before = Found(path, open_source(path, ADAPTER_NAMES), raw, found.base)
+    with opening(path, follow_symlinks=found.options.follow_symlinks):
+        require_exists(path)
+        raw = read_raw(path if path.is_dir() else path.parent) or found.raw
+        before = Found(path, open_source(path, ADAPTER_NAMES), raw, found.base)
     plan.others.append(before.source)
     initial = read_as(family, read_config(raw), before, Plan(plan.info, before.source))
     for name, module in adapter.contents.modules.items():
