@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spectra.metrics.layer import Layer
 
 _HIGH, _WEAK = 32, 0.5  # ordinary settings have alpha of r or 2r; QLoRA's alpha = 16 at r = 64 makes 0.25
+_STRONG = 16.0  # of alpha / r: what people set lies between 1 and 8
 _STABILISED, _TWICE = 16, 2.0  # below r = 16, 2 sqrt(r) is less than 8: strong, and no accident
 _EXTREME = 32.0  # of rsLoRA's scale: alpha = 2r at r = 256
 
@@ -23,7 +24,8 @@ def _check(evidence: Evidence) -> list[Raised]:
     ]
     if evidence.info.rank_stabilised:
         return _stabilised([one for one in known if _is_strong(*one[1:])], len(known))
-    return _weak([one for one in known if one[1] >= _HIGH and abs(one[2]) < _WEAK], len(known))
+    weak = [one for one in known if one[1] >= _HIGH and abs(one[2]) < _WEAK]
+    return _weak(weak, len(known)) + _strong([one for one in known if abs(one[2]) >= _STRONG], len(known))
 
 
 def _is_strong(rank: int, scaling: float) -> bool:
@@ -42,6 +44,24 @@ def _weak(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
             f"{count(known, 'matrix', 'matrices')}. At a fixed alpha the update is scaled down as the rank grows.",
             "For another run: rsLoRA (alpha / sqrt(r)), or alpha = 2r, with which the paper finds fewer intruders at "
             "high rank. The adapter as it is needs no change: its scale belongs to it.",
+            [layer for layer, _, _ in rows],
+            {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
+        )
+    ]
+
+
+def _strong(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
+    if not rows:
+        return []
+    rank, scaling = statistics.median(rank for _, rank, _ in rows), statistics.median(scale for _, _, scale in rows)
+    return [
+        Raised(
+            "info",
+            f"A strong scale for the rank: alpha / r = {scaling:.3g} at r = {rank:g} (medians) in {len(rows)} of "
+            f"{count(known, 'matrix', 'matrices')}. It multiplies every step of training, as a larger learning rate "
+            "would.",
+            "Check that alpha is the one of the training run: it may have been kept while the rank was lowered. For "
+            "another run, alpha = 2r is usual.",
             [layer for layer, _, _ in rows],
             {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
         )
@@ -72,7 +92,8 @@ ALPHA_AND_RANK = Rule(
     summary="A scale that does not go with the rank.",
     severities=("warning", "info"),
     meaning=f"Plain LoRA with r of {_HIGH} or more and a scale alpha / r below {_WEAK:g}: at a fixed alpha the update, "
-    "and its gradient, shrink as the rank grows, so that a high rank trains like a low one. Or rsLoRA, whose scale is "
+    "and its gradient, shrink as the rank grows, so that a high rank trains like a low one. Or "
+    f"plain LoRA with a scale of {_STRONG:g} or more. Or rsLoRA, whose scale is "
     f"alpha / sqrt(r), with r of {_STABILISED} or more and alpha of {_TWICE:g} r or more: the rank is then made up for "
     f"twice. A remark; a warning for a scale of rsLoRA of {_EXTREME:g} or more.",
     advice="Choose one way to make up for the rank: alpha = 2r with plain LoRA, or a fixed alpha with rsLoRA. The "

@@ -12,6 +12,14 @@ def test_a_fixed_alpha_at_a_high_rank_is_a_remark(rank, alpha, says, base, lora,
         assert f"alpha / r = {alpha / rank:.3g} at r = {rank}" in found[0].message
 
 
+@pytest.mark.parametrize(("rank", "alpha", "says"), [(1, 32, 1), (2, 32, 1), (1, 15, 0), (4, 32, 0)])
+def test_a_scale_of_sixteen_or_more_is_a_remark(rank, alpha, says, base, lora, raised):
+    found = raised("SP401", base, lora(rank=rank, alpha=alpha, strength=1e-3))
+    assert [one.severity for one in found] == ["info"] * says
+    if found:
+        assert f"A strong scale for the rank: alpha / r = {alpha / rank:g} at r = {rank}" in found[0].message
+
+
 @pytest.mark.parametrize(
     ("rank", "alpha", "severity"),
     [(16, 32, "info"), (64, 128, "info"), (64, 512, "warning"), (64, 127, None), (64, 16, None), (8, 16, None)],

@@ -99,8 +99,8 @@ def family_of(config: AdapterConfig) -> Family:
         name = f"{known.name.removesuffix(' (PEFT)')} (peft_type {config.method})" if known else config.method
         if known and known.fate is Fate.NONE:
             raise UnsupportedError(
-                f"the adapter's method is {show(name)}: it has no weight update to analyse; spectra.insertions measures "
-                "prompts, prefixes and bottlenecks."
+                f"the adapter's method is {show(name)}: it has no weight update to analyse; spectra.insertions "
+                "measures prompts, prefixes and bottlenecks."
             )
         return _through_peft(config, name)
     reason = reason_against(config.method, config.raw)
