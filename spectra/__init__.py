@@ -8,10 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spectra.api import Comparison as Comparison
-    from spectra.api import Overlap as Overlap
-    from spectra.api import Report as Report
-    from spectra.api import Sweep as Sweep
     from spectra.api import compare as compare
     from spectra.api import diagnose as diagnose
     from spectra.api import fill_base_cache as fill_base_cache
@@ -23,6 +19,10 @@ if TYPE_CHECKING:
     from spectra.loaders.pairing import Pairs as Pairs
     from spectra.loaders.pairing import open_pairs as open_pairs
     from spectra.metrics.layer import Layer as Layer
+    from spectra.results import Comparison as Comparison
+    from spectra.results import Overlap as Overlap
+    from spectra.results import Report as Report
+    from spectra.results import Sweep as Sweep
     from spectra.updates import Dense as Dense
     from spectra.updates import LowRank as LowRank
     from spectra.updates import Rescaled as Rescaled
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Comparison": "spectra.api",
-    "Overlap": "spectra.api",
-    "Report": "spectra.api",
-    "Sweep": "spectra.api",
+    "Comparison": "spectra.results",
+    "Overlap": "spectra.results",
+    "Report": "spectra.results",
+    "Sweep": "spectra.results",
     "compare": "spectra.api",
     "diagnose": "spectra.api",
     "fill_base_cache": "spectra.api",

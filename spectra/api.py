@@ -1,149 +1,20 @@
-"""The two public verbs, `diagnose` and `compare`, and what they return: results that print and draw themselves."""
+"""The public verbs: each opens what it is given, calls one analysis, and returns a result that shows itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
-from spectra import table
 from spectra.analysis import base_filling, comparison, diagnosis
 from spectra.analysis import guide as decision
 from spectra.analysis import insertions as inserted
 from spectra.analysis.base_filling import Filling
 from spectra.analysis.guide import Guide
-from spectra.analysis.overlap import ModelOverlap
 from spectra.analysis.overlap import overlap as overlap_models
 from spectra.analysis.settings import Progress, Settings
-from spectra.analysis.sweep import SCALES, ModelSweep
+from spectra.analysis.sweep import SCALES
 from spectra.analysis.sweep import sweep as sweep_model
 from spectra.loaders.base import open_base
 from spectra.loaders.source import Model
-from spectra.plots.figures import comparison_figures, overlap_figures, report_figures, save_figures, sweep_figures
-from spectra.reports import annotations, markdown, notebook, sarif, terminal, words
-from spectra.reports import insertions as insertions_summary
-from spectra.reports import overlap as overlap_summary
-from spectra.reports import sweep as sweep_summary
-from spectra.reports.located import Located
-from spectra.reports.page.comparison import comparison_page
-from spectra.reports.page.report import report_page
-from spectra.reports.page.sweep import sweep_page
-
-
-class Report(diagnosis.Diagnosis):
-    """A diagnosis that prints as a summary, shows itself in a notebook, and writes HTML and figures."""
-
-    def __repr__(self) -> str:
-        return f"<Report of {len(self.rows)} matrices: {words.headline(self)}>"
-
-    def __str__(self) -> str:
-        return terminal.text(terminal.summary(self))
-
-    def _repr_html_(self) -> str:
-        return notebook.fragment(self)
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return the report as one HTML page that loads nothing, and write it when a path is given."""
-        return table.given(report_page(self), path)
-
-    def to_markdown(self, path: str | Path | None = None) -> str:
-        """Return the summary for a model card as GitHub-flavoured Markdown, and write it when a path is given."""
-        return table.given(markdown.report(self), path)
-
-    def to_sarif(self, path: str | Path | None = None, *, file: str | None = None) -> str:
-        """Return the findings as SARIF 2.1.0, for code scanners, and write them when a path is given.
-
-        file : where the tuned model lies, as the reader of the log finds it (relative); by default its name.
-        """
-        return table.given(table.to_json(sarif.sarif([Located(self, file)])), path)
-
-    def to_github(self, *, file: str | None = None) -> str:
-        """Return the findings as annotations of a GitHub workflow, one a line. file : as for `to_sarif`."""
-        return annotations.annotations([Located(self, file)])
-
-    def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
-        """Write every figure into a folder in each format; return the paths."""
-        return save_figures(report_figures(self), Path(folder), formats)
-
-
-class Comparison(comparison.ModelComparison):
-    """A comparison that prints as a ranking, shows itself in a notebook, and writes HTML and figures."""
-
-    def __repr__(self) -> str:
-        order = ", ".join(f"{standing.place}. {standing.name}" for standing in self.standings)
-        return f"<Comparison of {len(self.models)} models: {order}>"
-
-    def __str__(self) -> str:
-        return terminal.text(terminal.comparison(self))
-
-    def _repr_html_(self) -> str:
-        return notebook.comparison_fragment(self)
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return the comparison as one HTML page that loads nothing, and write it when a path is given."""
-        return table.given(comparison_page(self), path)
-
-    def to_markdown(self, path: str | Path | None = None) -> str:
-        """Return the comparison for a model card as GitHub-flavoured Markdown, and write it when a path is given."""
-        return table.given(markdown.comparison(self), path)
-
-    def to_sarif(self, path: str | Path | None = None, *, files: Mapping[str, str] | None = None) -> str:
-        """Return the findings of every model as SARIF 2.1.0, and write them when a path is given.
-
-        files : by a model's name, where it lies, as the reader of the log finds it (relative); by default its name.
-        """
-        return table.given(table.to_json(sarif.sarif(self._located(files))), path)
-
-    def to_github(self, *, files: Mapping[str, str] | None = None) -> str:
-        """Return the findings of every model as annotations of a GitHub workflow. files : as for `to_sarif`."""
-        return annotations.annotations(self._located(files))
-
-    def _located(self, files: Mapping[str, str] | None) -> list[Located]:
-        return [Located(diagnosis, (files or {}).get(name), name) for name, diagnosis in self.models.items()]
-
-    def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
-        """Write every figure into a folder in each format; return the paths."""
-        return save_figures(comparison_figures(self), Path(folder), formats)
-
-
-class Sweep(ModelSweep):
-    """The phase curves of a model, which print as a summary, write JSON, CSV and HTML, and draw themselves."""
-
-    def __repr__(self) -> str:
-        return f"<Sweep of {len(self.rows)} matrices at {len(self.scales)} scales: {sweep_summary.headline(self)}>"
-
-    def __str__(self) -> str:
-        return terminal.text(sweep_summary.summary(self))
-
-    def to_html(self, path: str | Path | None = None) -> str:
-        """Return the sweep as one HTML page that loads nothing, and write it when a path is given."""
-        return table.given(sweep_page(self), path)
-
-    def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
-        """Write every figure into a folder in each format; return the paths."""
-        return save_figures(sweep_figures(self), Path(folder), formats)
-
-
-class Overlap(ModelOverlap):
-    """What two models of one base have in common, which prints as a summary, writes JSON and CSV, and draws itself."""
-
-    def __repr__(self) -> str:
-        return f"<Overlap of {len(self.rows)} matrices: {overlap_summary.headline(self)}>"
-
-    def __str__(self) -> str:
-        return terminal.text(overlap_summary.summary(self))
-
-    def save_figures(self, folder: str | Path, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
-        """Write every figure into a folder in each format; return the paths."""
-        return save_figures(overlap_figures(self), Path(folder), formats)
-
-
-class Insertions(inserted.Insertions):
-    """The matrices of an adapter without weight updates, which print as a summary and write JSON and CSV."""
-
-    def __repr__(self) -> str:
-        return f"<Insertions: {insertions_summary.headline(self)}>"
-
-    def __str__(self) -> str:
-        return terminal.text(insertions_summary.summary(self))
+from spectra.results import Comparison, Insertions, Overlap, Report, Sweep, shown
 
 
 def guide(base: Model, *, follow_symlinks: bool = False) -> Guide:
@@ -304,7 +175,7 @@ def diagnose(
         follow_symlinks=follow_symlinks,
         progress=progress,
     )
-    return Report(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return shown(Report, found)
 
 
 def insertions(
@@ -333,7 +204,7 @@ def insertions(
     Prompt tuning arXiv:2104.08691, prefix tuning 2101.00190, bottleneck adapters 1902.00751.
     """
     found = inserted.insertions(base, tuned, Settings(k=k, device=device), follow_symlinks=follow_symlinks)
-    return Insertions(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return shown(Insertions, found)
 
 
 def compare(
@@ -399,7 +270,7 @@ def compare(
         equal_size=equal_size,
         progress=progress,
     )
-    return Comparison(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return shown(Comparison, found)
 
 
 def sweep(
@@ -478,7 +349,7 @@ def sweep(
         follow_symlinks=follow_symlinks,
         progress=progress,
     )
-    return Sweep(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return shown(Sweep, found)
 
 
 def overlap(
@@ -556,4 +427,4 @@ def overlap(
         follow_symlinks=follow_symlinks,
         progress=progress,
     )
-    return Overlap(**{field.name: getattr(found, field.name) for field in fields(found)})
+    return shown(Overlap, found)

@@ -11,7 +11,7 @@ PACKAGE = Path(spectra.__file__).parent
 # Each room with its floor, as in the design. The package root serves names and may be imported by all.
 FLOORS = {
     "errors": 0, "text": 0, "layout": 1, "updates": 1, "table": 1, "loaders": 2, "engine": 2, "metrics": 3, "testing": 3, "basis_cache": 3,
-    "findings": 4, "analysis": 5, "plots": 6, "reports": 7, "api": 8, "cli": 9, "__main__": 10,
+    "findings": 4, "analysis": 5, "plots": 6, "reports": 7, "results": 8, "api": 9, "cli": 10, "__main__": 11,
 }  # fmt: skip
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 
