@@ -2,9 +2,10 @@
 
 import math
 import statistics
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
-from spectra.findings.finding import Evidence, Raised, Rule
+from spectra.findings.finding import Evidence, Raised, Rule, Severity
 from spectra.text import count
 
 if TYPE_CHECKING:
@@ -18,72 +19,70 @@ _EXTREME = 32.0  # of rsLoRA's scale: alpha = 2r at r = 256
 
 def _check(evidence: Evidence) -> list[Raised]:
     known = [
-        (layer, layer.rank.allotted, layer.scaling)
+        _Scaled(layer, layer.rank.allotted, layer.scaling)
         for layer in evidence.layers
         if layer.rank is not None and layer.rank.allotted and layer.scaling
     ]
     if evidence.info.rank_stabilised:
-        return _stabilised([one for one in known if _is_strong(*one[1:])], len(known))
-    weak = [one for one in known if one[1] >= _HIGH and abs(one[2]) < _WEAK]
-    return _weak(weak, len(known)) + _strong([one for one in known if abs(one[2]) >= _STRONG], len(known))
+        return _said(_stabilised, [one for one in known if _is_strong(one)], len(known))
+    weak = [one for one in known if one.rank >= _HIGH and abs(one.scaling) < _WEAK]
+    strong = [one for one in known if abs(one.scaling) >= _STRONG]
+    return _said(_weak, weak, len(known)) + _said(_strong, strong, len(known))
 
 
-def _is_strong(rank: int, scaling: float) -> bool:
+class _Scaled(NamedTuple):
+    layer: "Layer"
+    rank: int
+    scaling: float
+
+
+def _is_strong(one: _Scaled) -> bool:
     """Whether alpha is 2r or more, to rounding: rsLoRA's scale is then 2 sqrt(r) or more."""
-    return rank >= _STABILISED and abs(scaling) >= _TWICE * math.sqrt(rank) * (1 - 1e-6)
+    return one.rank >= _STABILISED and abs(one.scaling) >= _TWICE * math.sqrt(one.rank) * (1 - 1e-6)
 
 
-def _weak(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
+def _said(
+    say: Callable[[float, float, str], tuple[Severity, str, str]], rows: list[_Scaled], known: int
+) -> list[Raised]:
+    """Raise what is to be said of rows with a median rank and scale, if there are any."""
     if not rows:
         return []
-    rank, scaling = statistics.median(rank for _, rank, _ in rows), statistics.median(scale for _, _, scale in rows)
-    return [
-        Raised(
-            "info",
-            f"A weak scale for the rank: alpha / r = {scaling:.3g} at r = {rank:g} (medians) in {len(rows)} of "
-            f"{count(known, 'matrix', 'matrices')}. At a fixed alpha the update is scaled down as the rank grows.",
-            "For another run: rsLoRA (alpha / sqrt(r)), or alpha = 2r, with which the paper finds fewer intruders at "
-            "high rank. The adapter as it is needs no change: its scale belongs to it.",
-            [layer for layer, _, _ in rows],
-            {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
-        )
-    ]
+    rank, scaling = statistics.median(row.rank for row in rows), statistics.median(row.scaling for row in rows)
+    where = f"(medians) in {len(rows)} of {count(known, 'matrix', 'matrices')}"
+    severity, message, advice = say(rank, scaling, where)
+    numbers = {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)}
+    return [Raised(severity, message, advice, [row.layer for row in rows], numbers)]
 
 
-def _strong(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
-    if not rows:
-        return []
-    rank, scaling = statistics.median(rank for _, rank, _ in rows), statistics.median(scale for _, _, scale in rows)
-    return [
-        Raised(
-            "info",
-            f"A strong scale for the rank: alpha / r = {scaling:.3g} at r = {rank:g} (medians) in {len(rows)} of "
-            f"{count(known, 'matrix', 'matrices')}. It multiplies every step of training, as a larger learning rate "
-            "would.",
-            "Check that alpha is the one of the training run: it may have been kept while the rank was lowered. For "
-            "another run, alpha = 2r is usual.",
-            [layer for layer, _, _ in rows],
-            {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
-        )
-    ]
+def _weak(rank: float, scaling: float, where: str) -> tuple[Severity, str, str]:
+    return (
+        "info",
+        f"A weak scale for the rank: alpha / r = {scaling:.3g} at r = {rank:g} {where}. At a fixed alpha the update is "
+        "scaled down as the rank grows.",
+        "For another run: rsLoRA (alpha / sqrt(r)), or alpha = 2r, with which the paper finds fewer intruders at high "
+        "rank. The adapter as it is needs no change: its scale belongs to it.",
+    )
 
 
-def _stabilised(rows: "list[tuple[Layer, int, float]]", known: int) -> list[Raised]:
-    if not rows:
-        return []
-    rank, scaling = statistics.median(rank for _, rank, _ in rows), statistics.median(scale for _, _, scale in rows)
-    return [
-        Raised(
-            "warning" if abs(scaling) >= _EXTREME else "info",
-            f"rsLoRA with alpha = {scaling / math.sqrt(rank):.3g} r at r = {rank:g} (medians) in {len(rows)} of "
-            f"{count(known, 'matrix', 'matrices')}: the scale is {scaling:.3g}, where alpha / r would be "
-            f"{scaling / math.sqrt(rank):.3g}.",
-            "alpha = 2r is advice for plain LoRA. With rsLoRA keep alpha where it was at a small rank (16 is usual): "
-            "the root of r already makes up for the rank.",
-            [layer for layer, _, _ in rows],
-            {"median_rank": rank, "median_scaling": scaling, "rows": len(rows)},
-        )
-    ]
+def _strong(rank: float, scaling: float, where: str) -> tuple[Severity, str, str]:
+    return (
+        "info",
+        f"A strong scale for the rank: alpha / r = {scaling:.3g} at r = {rank:g} {where}. It multiplies every step of "
+        "training, as a larger learning rate would.",
+        "Check that alpha is the one of the training run: it may have been kept while the rank was lowered. For "
+        "another run, alpha = 2r is usual.",
+    )
+
+
+def _stabilised(rank: float, scaling: float, where: str) -> tuple[Severity, str, str]:
+    times = f"{scaling / math.sqrt(rank):.3g}"
+    return (
+        "warning" if abs(scaling) >= _EXTREME else "info",
+        f"rsLoRA with alpha = {times} r at r = {rank:g} {where}: the scale is {scaling:.3g}, where alpha / r would be "
+        f"{times}.",
+        "alpha = 2r is advice for plain LoRA. With rsLoRA keep alpha where it was at a small rank (16 is usual): the "
+        "root of r already makes up for the rank.",
+    )
 
 
 ALPHA_AND_RANK = Rule(
