@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy
 import torch
@@ -25,9 +25,6 @@ from spectra.loaders.source import Model
 from spectra.metrics.layer import Layer
 from spectra.metrics.place import Place, place
 from spectra.metrics.status import FAILURES
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = 1
 

@@ -12,19 +12,19 @@ from typing import Any, Unpack
 from spectra import table
 from spectra.analysis.comparison import require_one_base
 from spectra.analysis.diagnosis import SCHEMA, provenance
-from spectra.analysis.memory import is_out_of_memory
 from spectra.analysis.settings import Progress, Settings
-from spectra.analysis.stream import is_zero
+from spectra.analysis.stream import is_zero, status_of
 from spectra.engine.resemblance import SIDES, Side
+from spectra.engine.threads import suited_to
 from spectra.engine.update_directions import update_directions
-from spectra.errors import DecompositionError, InputError, NonFiniteError, UsageError
+from spectra.errors import DecompositionError, InputError, UsageError
 from spectra.loaders.base import open_base
 from spectra.loaders.options import Reading
 from spectra.loaders.pairing import Pairs, open_pairs
 from spectra.loaders.plan import Place, Skipped
 from spectra.loaders.source import Model
 from spectra.metrics.overlap import MOST, Overlap, alignment, gap_at, shared
-from spectra.metrics.status import FAILED, FAILURES, NONFINITE, OK, OOM, ZERO
+from spectra.metrics.status import FAILED, FAILURES, OK, ZERO
 from spectra.text import numbered
 from spectra.updates import WeightPair
 
@@ -190,7 +190,9 @@ def _rows(first: Pairs, second: Pairs, settings: Settings, progress: Progress | 
                 raise  # nothing could be read: that is the answer
             yield _unread(first, place, fault)
             continue
-        yield _row(*pairs, settings)
+        with suited_to(pairs[0].shape):
+            row = _row(*pairs, settings)
+        yield row
     if progress is not None:
         progress(len(places), len(places), "")
 
@@ -214,16 +216,7 @@ def _row(first: WeightPair, second: WeightPair, settings: Settings) -> Overlap:
                 return row(ZERO, f"the update of the {name} model is zero")
         return row(OK, **_measured(first, second, settings))
     except (DecompositionError, MemoryError, RuntimeError) as fault:
-        return row(*_status_of(fault))
-
-
-def _status_of(fault: Exception) -> tuple[str, str]:
-    """Return the status and the reason of a matrix that met a fault; raise one that is none of a matrix's own."""
-    if isinstance(fault, DecompositionError):
-        return NONFINITE if isinstance(fault, NonFiniteError) else FAILED, str(fault)
-    if not is_out_of_memory(fault):
-        raise fault
-    return OOM, "out of memory: leave it out with --exclude, or use a larger machine"
+        return row(*status_of(fault, "leave it out with --exclude, or use a larger machine"))
 
 
 def _measured(first: WeightPair, second: WeightPair, settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from spectra.basis_cache import BasisCache, folder
 from spectra.engine.choose import Decompositions, Request, decompose, suits
 from spectra.engine.decomposition import SVD
 from spectra.engine.dense import require_finite
-from spectra.engine.threads import SMALL, one_thread
+from spectra.engine.threads import suited_to
 from spectra.errors import DecompositionError, FormatError, InputError, MachineError, NonFiniteError
 from spectra.layout import Layout
 from spectra.loaders.base import Base
@@ -94,7 +94,7 @@ def stream(
             unread.append(found)
             yield name, _unread(models[name].base, place, found)
         else:
-            with one_thread(min(found[0].shape) <= SMALL):
+            with suited_to(found[0].shape):
                 row = _row(found[0], settings, kept, found[1])
             yield name, row
     if unread and len(unread) == len(tasks):
@@ -161,7 +161,7 @@ def _row(pair: WeightPair, settings: Settings, kept: BaseDecomposition, ready: D
         told = replace(pair, notes=(*pair.notes, *kept.notes, *notes))
         return measure(told, found, k=settings.k, epsilon=settings.epsilon, device=settings.device)
     except (DecompositionError, MemoryError, RuntimeError) as fault:
-        return unmeasured(pair, *status_of(fault, pair, settings.method))
+        return unmeasured(pair, *status_of(fault, memory_of(pair, settings.method)))
 
 
 def _decomposed(pair: WeightPair, request: Request, base: SVD | None) -> tuple[Decompositions, tuple[str, ...]]:
@@ -189,18 +189,22 @@ def nothing_to_measure(pair: WeightPair) -> tuple[str, str] | None:
     return None
 
 
-def status_of(fault: Exception, pair: WeightPair, method: str) -> tuple[str, str]:
-    """Return the status and the reason of a pair that met a fault; raise one that is none of a matrix's own.
+def status_of(fault: Exception, remark: str) -> tuple[str, str]:
+    """Return the status and the reason of a matrix that met a fault; raise one that is none of a matrix's own.
 
-    method : the one asked for, by which the memory that was needed is known.
+    remark : what is to be said where memory ran out.
     """
     if isinstance(fault, DecompositionError):
         return NONFINITE if isinstance(fault, NonFiniteError) else FAILED, str(fault)
     if not is_out_of_memory(fault):
         raise fault
+    return OOM, f"out of memory: {remark}"
+
+
+def memory_of(pair: WeightPair, method: str) -> str:
+    """Say how much memory a pair needs with a method."""
     m, n = pair.shape
-    needed = COPIES[method] * 4 * m * n / 2**30
-    return OOM, f"out of memory: {m} x {n} needs about {needed:.1f} GB with the method {method}"
+    return f"{m} x {n} needs about {COPIES[method] * 4 * m * n / 2**30:.1f} GB with the method {method}"
 
 
 def is_zero(pair: WeightPair) -> bool:

@@ -5,17 +5,18 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from spectra import table
 from spectra.analysis.agreement import Agreement, agreement
 from spectra.analysis.budget import alpha_pattern
 from spectra.analysis.diagnosis import SCHEMA, provenance
 from spectra.analysis.settings import Progress, Settings
-from spectra.analysis.stream import BaseDecomposition, nothing_to_measure, status_of
+from spectra.analysis.stream import BaseDecomposition, memory_of, nothing_to_measure, status_of
 from spectra.engine import dense
 from spectra.engine.choose import Decompositions
 from spectra.engine.scales import Scaled
+from spectra.engine.threads import suited_to
 from spectra.errors import DecompositionError, UsageError
 from spectra.loaders.options import Reading
 from spectra.loaders.pairing import open_pairs
@@ -27,9 +28,6 @@ from spectra.metrics.status import FAILURES
 from spectra.metrics.threshold import threshold
 from spectra.text import numbered, show
 from spectra.updates import WeightPair
-
-if TYPE_CHECKING:
-    pass
 
 SCALES = tuple(round(0.05 * step, 2) for step in range(41))
 _MOST_SCALES = 1000
@@ -194,18 +192,23 @@ def follow(pair: WeightPair, scales: tuple[float, ...], settings: Settings) -> P
         pair.key, pair.name, pair.index, pair.shape, "", "", "none", pair.update.kind, scales, notes=pair.notes
     )
     try:
-        nothing = nothing_to_measure(pair)
-        if nothing is not None:
-            return replace(blank, status=nothing[0], reason=nothing[1])
-        kept = BaseDecomposition(settings)
-        base = kept.of(pair)
-        if base is None:
-            base = dense.svd(pair.base, device=settings.device)
-            kept.keep(pair, base)
-        return _curve(replace(blank, notes=(*blank.notes, *kept.notes)), Scaled(pair, base, settings.request), settings)
+        with suited_to(pair.shape):
+            return _followed(pair, blank, settings)
     except (DecompositionError, MemoryError, RuntimeError) as fault:
-        status, reason = status_of(fault, pair, settings.method)
+        status, reason = status_of(fault, memory_of(pair, settings.method))
         return replace(blank, status=status, reason=reason)
+
+
+def _followed(pair: WeightPair, blank: PhaseCurve, settings: Settings) -> PhaseCurve:
+    nothing = nothing_to_measure(pair)
+    if nothing is not None:
+        return replace(blank, status=nothing[0], reason=nothing[1])
+    kept = BaseDecomposition(settings)
+    base = kept.of(pair)
+    if base is None:
+        base = dense.svd(pair.base, device=settings.device)
+        kept.keep(pair, base)
+    return _curve(replace(blank, notes=(*blank.notes, *kept.notes)), Scaled(pair, base, settings.request), settings)
 
 
 def _curve(blank: PhaseCurve, scaled: Scaled, settings: Settings) -> PhaseCurve:

@@ -18,34 +18,6 @@ _FORMS = ("json", "csv", "html", "markdown", "sarif")
 
 
 @dataclass(frozen=True, slots=True)
-class Analysis:
-    """How to measure. The names are those of `spectra.diagnose`."""
-
-    k: int
-    epsilon: float
-    side: str
-    method: str
-    device: str
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    allow_unmatched: bool
-    as_stored: bool
-    alpha: float | None
-    names: Path | None
-    truncate: int | None
-    follow_symlinks: bool
-    initial: Path | None = None
-
-    def keywords(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"names": _mapping(self.names)}
-
-    def reading(self) -> dict[str, Any]:
-        """Return what `spectra.open_pairs` takes of it, of all matrices."""
-        taken = ("allow_unmatched", "as_stored", "alpha", "names", "truncate", "follow_symlinks", "initial")
-        return {name: value for name, value in self.keywords().items() if name in taken}
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """How to read the models. The names are those of `spectra.open_pairs`."""
 
@@ -60,6 +32,23 @@ class Reading:
 
     def keywords(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)} | {"names": _mapping(self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis(Reading):
+    """How to read and measure. The names are those of `spectra.diagnose`."""
+
+    k: int
+    epsilon: float
+    side: str
+    method: str
+    device: str
+    initial: Path | None = None
+
+    def reading(self) -> dict[str, Any]:
+        """Return what `spectra.open_pairs` takes of it, of all matrices."""
+        taken = {field.name for field in fields(Reading)} - {"include", "exclude"} | {"initial"}
+        return {name: value for name, value in self.keywords().items() if name in taken}
 
 
 def _mapping(path: Path | None) -> dict[str, str] | None:

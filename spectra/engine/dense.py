@@ -15,7 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from spectra.engine import banded
 from spectra.engine.decomposition import SVD, check
-from spectra.engine.threads import SMALL, one_thread
+from spectra.engine.threads import suited_to
 from spectra.errors import DecompositionError, NonFiniteError
 
 _MAX_ELEMENTS = 2**31 - 1
@@ -92,7 +92,7 @@ def svd(matrix: torch.Tensor, *, device: str = "cpu") -> SVD:
         except (LinAlgError, scipy.linalg.LinAlgError, torch.OutOfMemoryError) as fault:
             failures.append(f"{name}: {str(fault).partition(chr(10))[0][:100]}")
             continue
-        with one_thread(min(A.shape) <= SMALL):
+        with suited_to(A.shape):
             residual, orthogonality = check(A.to(S), U, S, Vh)
         limit = _limit(A.shape, S.dtype)
         if residual <= limit and orthogonality <= limit and _descends(S):
@@ -151,7 +151,7 @@ def _values_chain(A: torch.Tensor, device: str) -> Iterator[tuple[str, Callable[
 
 
 def _values(A: torch.Tensor) -> torch.Tensor:
-    with one_thread(min(A.shape) <= SMALL):
+    with suited_to(A.shape):
         found: torch.Tensor = torch.linalg.svdvals(A)
     return found
 
@@ -216,7 +216,7 @@ def _chain(dtype: torch.dtype, device: str) -> Iterator[tuple[str, Callable[[tor
 
 
 def _torch(A: torch.Tensor) -> _Raw:
-    with one_thread(min(A.shape) <= SMALL):
+    with suited_to(A.shape):
         U, S, Vh = torch.linalg.svd(A, full_matrices=False)
     return U, S, Vh
 

@@ -3,14 +3,14 @@ small decompositions hundreds of times slower, and cost more than they save belo
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-SMALL = 512  # smaller dimension of a matrix up to which one thread does
+_SMALL = 512  # smaller dimension of a matrix up to which one thread does
 
 
 @contextmanager
@@ -23,6 +23,11 @@ def one_thread(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(kept)
+
+
+def suited_to(shape: tuple[int, ...]) -> AbstractContextManager[None]:
+    """Run torch on as many threads inside the block as matrices of this shape make good use of."""
+    return one_thread(min(shape) <= _SMALL)
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

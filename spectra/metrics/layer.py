@@ -14,9 +14,8 @@ from spectra.metrics.intruders import Intruders, intruders
 from spectra.metrics.magnitude import Lengths, Magnitude, magnitude_of
 from spectra.metrics.noise import Floor, Noise, coarser, floor_of
 from spectra.metrics.norms import Norms, Sizes, norms, norms_of
-from spectra.metrics.place import Place, place
 from spectra.metrics.ranks import Ranks, estimated_ranks, ranks
-from spectra.metrics.row import Row
+from spectra.metrics.row import MatrixRow
 from spectra.metrics.spectrum import Spectrum, spectrum
 from spectra.metrics.status import OK, ZERO, ZERO_BASE
 from spectra.metrics.tails import Tails, tails
@@ -28,7 +27,7 @@ _FURTHER = ("attribution", "amplification", "balance", "magnitude", "edges", "ta
 
 
 @dataclass(frozen=True, repr=False)
-class Layer(Row):
+class Layer(MatrixRow):
     """All that is known of one matrix. As a mapping it reads like its JSON: `row["rank"]["effective"]`.
 
     status : "ok", "zero_update", "zero_base", "nonfinite", "failed" or "oom"; the measurements are there for "ok", of
@@ -65,14 +64,6 @@ class Layer(Row):
         return f"<Layer {show(self.key)} {m} x {n}: {self.status}, {self.found} of {self.examined} intruders>"
 
     @property
-    def place(self) -> Place:
-        return place(self.name)
-
-    @property
-    def ok(self) -> bool:
-        return self.status == OK
-
-    @property
     def found(self) -> int:
         """Intruders of the paper's definition, over the sides asked for."""
         return sum(side.count for side in self.intruders)
@@ -85,17 +76,8 @@ class Layer(Row):
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain data, in the JSON schema's words."""
         blocks = {side.side: _block(side) for side in self.intruders}
-        where = self.place
         return {
-            "key": self.key,
-            "name": self.name,
-            "index": self.index,
-            "stack": where.stack,
-            "block": where.block,
-            "module": where.module,
-            "shape": list(self.shape),
-            "status": self.status,
-            "reason": self.reason,
+            **self.head(),
             "method": self.method,
             "update": {
                 "kind": self.update_kind,

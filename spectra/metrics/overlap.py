@@ -11,9 +11,7 @@ import torch
 from spectra.engine.resemblance import SIDES, Side
 from spectra.engine.update_directions import Directions
 from spectra.metrics.blocks import Block, over_rows
-from spectra.metrics.place import Place, place
-from spectra.metrics.row import Row
-from spectra.metrics.status import OK
+from spectra.metrics.row import MatrixRow
 from spectra.text import show
 from spectra.updates import Factors, Update
 
@@ -48,7 +46,7 @@ class Alignment:
 
 
 @dataclass(frozen=True, repr=False)
-class Overlap(Row):
+class Overlap(MatrixRow):
     """What two updates of one matrix have in common. As a mapping it reads like its JSON.
 
     status : "ok", or why there is nothing: "zero_update", "nonfinite", "failed", "oom". k : leading directions
@@ -75,34 +73,17 @@ class Overlap(Row):
         told = ", ".join(f"{side.side} {side.shared:.2f}" for side in self.sides)
         return f"<Overlap {show(self.key)} {m} x {n}: {self.status}{': ' + told if told else ''}>"
 
-    @property
-    def place(self) -> Place:
-        return place(self.name)
-
-    @property
-    def ok(self) -> bool:
-        return self.status == OK
-
     def side(self, name: Side) -> Shared:
         """Return what is shared on one side of a row that was measured."""
         return next(one for one in self.sides if one.side == name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain data, in the JSON schema's words."""
-        where = self.place
         sides = {one.side: asdict(one) for one in self.sides}
         for one in sides.values():
             del one["side"]
         return {
-            "key": self.key,
-            "name": self.name,
-            "index": self.index,
-            "stack": where.stack,
-            "block": where.block,
-            "module": where.module,
-            "shape": list(self.shape),
-            "status": self.status,
-            "reason": self.reason,
+            **self.head(),
             "k": self.k,
             "rank": list(self.rank),
             "gap": list(self.gap),

@@ -6,9 +6,7 @@ from typing import Any
 
 from spectra.engine.resemblance import Side
 from spectra.metrics.intruders import Intruders
-from spectra.metrics.place import Place, place
-from spectra.metrics.row import Row
-from spectra.metrics.status import OK
+from spectra.metrics.row import MatrixRow
 from spectra.metrics.threshold import Threshold
 from spectra.text import show
 
@@ -48,7 +46,7 @@ def side_curve(verdicts: Sequence[Intruders]) -> SideCurve:
 
 
 @dataclass(frozen=True, repr=False)
-class PhaseCurve(Row):
+class PhaseCurve(MatrixRow):
     """What one matrix does as its update is scaled. As a mapping it reads like its JSON.
 
     scales : ascending, 0 and 1 among them. sides : a curve for each side asked for; none where the status is not "ok".
@@ -81,14 +79,6 @@ class PhaseCurve(Row):
             return f"<PhaseCurve {show(self.key)} {m} x {n}: {self.status}>"
         begins = "no intruders" if self.critical is None else f"intruders from scale {self.critical:.4g}"
         return f"<PhaseCurve {show(self.key)} {m} x {n}: {begins}>"
-
-    @property
-    def place(self) -> Place:
-        return place(self.name)
-
-    @property
-    def ok(self) -> bool:
-        return self.status == OK
 
     @property
     def critical(self) -> float | None:
@@ -129,20 +119,11 @@ class PhaseCurve(Row):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain data, in the JSON schema's words."""
-        where = self.place
         curves = {side.side: asdict(side) for side in self.sides}
         for curve in curves.values():
             del curve["side"]
         return {
-            "key": self.key,
-            "name": self.name,
-            "index": self.index,
-            "stack": where.stack,
-            "block": where.block,
-            "module": where.module,
-            "shape": list(self.shape),
-            "status": self.status,
-            "reason": self.reason,
+            **self.head(),
             "method": self.method,
             "update": {"kind": self.update_kind},
             "critical": self.critical,

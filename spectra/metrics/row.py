@@ -1,9 +1,12 @@
-"""What every row of a result shares: as a mapping it reads like its JSON."""
+"""What rows of results share: as a mapping each reads like its JSON, and one of a matrix knows where that sits."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
+
+from spectra.metrics.place import Place, place
+from spectra.metrics.status import OK
 
 
 class Row(Mapping[str, Any]):
@@ -27,3 +30,37 @@ class Row(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._read)
+
+
+class MatrixRow(Row):
+    """A row about one matrix. status : "ok" where it was measured, else why not, with a reason."""
+
+    key: str
+    name: str
+    index: int | None
+    shape: tuple[int, int]
+    status: str
+    reason: str
+
+    @property
+    def place(self) -> Place:
+        return place(self.name)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == OK
+
+    def head(self) -> dict[str, Any]:
+        """Return what the JSON of every row begins with: which matrix it is about, and what became of it."""
+        where = self.place
+        return {
+            "key": self.key,
+            "name": self.name,
+            "index": self.index,
+            "stack": where.stack,
+            "block": where.block,
+            "module": where.module,
+            "shape": list(self.shape),
+            "status": self.status,
+            "reason": self.reason,
+        }

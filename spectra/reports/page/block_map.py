@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic
 
+from spectra.metrics.layer import Layer
 from spectra.plots.arrange import columns_of, line_names, line_of, lines_of, module_of, modules_of
 from spectra.reports.page.sheet import EMPTY, MODULES, Cell, Row, heat
 from spectra.text import show
@@ -21,6 +22,17 @@ class Measure(Generic[Row]):
     cell: Callable[[Sequence[Row]], Cell | None]
     shade: Callable[[float, float, float], float]
     ends: Callable[[float, float], tuple[str, str]]
+
+
+def share_of_intruders(title: str, layers: Callable[[Sequence[Row]], Sequence[Layer]]) -> Measure[Row]:
+    """How many leading directions of the matrices in a place are intruders. layers : what was measured of its rows."""
+
+    def cell(rows: Sequence[Row]) -> Cell | None:
+        known = layers(rows)
+        found, examined = sum(layer.found for layer in known), sum(layer.examined for layer in known)
+        return Cell(str(found), found / examined) if examined else None
+
+    return Measure(title, cell, lambda share, *_: share, lambda *_: ("none", "all directions"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The page of a comparison: which model is most like full fine-tuning, what that shows and what it does not."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from spectra.analysis.comparison import ModelComparison
@@ -10,7 +10,7 @@ from spectra.metrics.place import Place
 from spectra.metrics.status import OK
 from spectra.plots.figures import comparison_figures
 from spectra.reports import words
-from spectra.reports.page.block_map import Measure, block_map
+from spectra.reports.page.block_map import Measure, block_map, share_of_intruders
 from spectra.reports.page.document import render
 from spectra.reports.page.findings import noted
 from spectra.reports.page.gallery import pictures
@@ -119,16 +119,8 @@ def _cell_of(name: str) -> Callable[[_Compared], Cell | None]:
 def _measure(name: str) -> Measure[_Compared]:
     """The intruders of one model on the map."""
 
-    def cell(rows: Sequence[_Compared]) -> Cell | None:
-        layers = [row.layers[name] for row in rows if name in row.layers]
-        found, examined = sum(layer.found for layer in layers), sum(layer.examined for layer in layers)
-        return Cell(str(found), found / examined) if examined else None
-
-    return Measure(
-        f"intruders of {show(name, 32)}",
-        cell,
-        lambda share, *_: share,
-        lambda *_: ("none", "all directions"),
+    return share_of_intruders(
+        f"intruders of {show(name, 32)}", lambda rows: [row.layers[name] for row in rows if name in row.layers]
     )
 
 

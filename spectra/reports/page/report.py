@@ -9,7 +9,7 @@ from spectra.analysis.diagnosis import Diagnosis
 from spectra.metrics.layer import Layer
 from spectra.plots.figures import report_figures
 from spectra.reports import words
-from spectra.reports.page.block_map import Measure, block_map
+from spectra.reports.page.block_map import Measure, block_map, share_of_intruders
 from spectra.reports.page.document import render
 from spectra.reports.page.findings import counted, noted
 from spectra.reports.page.gallery import pictures
@@ -153,11 +153,6 @@ _COLUMNS: tuple[Column[Layer], ...] = (
 )
 
 
-def _intruders_of(rows: Sequence[Layer]) -> Cell | None:
-    found, examined = sum(row.found for row in rows), sum(row.examined for row in rows)
-    return Cell(str(found), found / examined) if examined else None
-
-
 def _over(cell: _Cell, choose: Callable[[list[Cell]], Cell]) -> Callable[[Sequence[Layer]], Cell | None]:
     """A place of the map from the cells of its matrices: the one that stands for all of them."""
 
@@ -195,7 +190,7 @@ def _log_shade(value: float, low: float, high: float) -> float:
 
 
 _MEASURES: tuple[Measure[Layer], ...] = (
-    Measure("intruders", _intruders_of, lambda share, *_: share, lambda *_: ("none", "all directions")),
+    share_of_intruders("intruders", lambda rows: rows),
     Measure(
         "least similarity",
         _over(_least, _smallest),
