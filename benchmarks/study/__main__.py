@@ -2,6 +2,7 @@
 
     python -m benchmarks.study --smoke --folder smoke
     python -m benchmarks.study --folder STATE --results RESULTS --wikipedia enwik8.gz --mathematics gsm8k
+    python -m benchmarks.study --plan demo --folder DEMO --ship spectra/demo
 
 The stages follow each other and each goes on where it was: texts, base, runs, then what is asked of finished runs
 (phase curves, single matrices, interventions, two tasks in one model), then the summary. Nothing is trained or measured
@@ -36,7 +37,9 @@ from benchmarks.study.pretrain import pretrain
 from benchmarks.study.runs import LORA, PLANS, Plan, Run, grid, waves
 from benchmarks.study.state import State
 from benchmarks.study.together import sequences, together
+from benchmarks.study.trio.ship import ship
 from benchmarks.study.workers import work
+from spectra.errors import InputError
 from spectra.text import show
 
 STAGES = ("texts", "base", "runs", "phases", "details", "interventions", "together", "summary")
@@ -55,10 +58,12 @@ def parse_options() -> argparse.Namespace:
     add("--stage", action="append", choices=STAGES, help="only this stage; may be given again")
     add("--workers", type=int, default=1, help="runs side by side (%(default)s)")
     add("--minutes", type=float, default=1e6, help="begin nothing new after this long")
+    add("--ship", type=Path, metavar="FOLDER", help="write there what `spectra demo` ships; no --stage but those given")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.plan = "smoke" if options.smoke else options.plan
     options.results = options.results or options.folder / "results"
+    options.stage = options.stage or ([] if options.ship else STAGES)
     return options
 
 
@@ -122,11 +127,19 @@ def summarise(state: State) -> None:
     print(page)
 
 
+def ship_trio(state: State, options: argparse.Namespace) -> None:
+    try:
+        record = ship(state, options.plan, options.ship)
+    except InputError as refused:
+        raise SystemExit(str(refused)) from None
+    print(f"shipped in {show(options.ship)}:", {name: record[name]["intruders"]["count"] for name in record["models"]})
+
+
 def main() -> None:
     options = parse_options()
     started, plan = time.time(), PLANS[options.plan]
     until = started + 60 * options.minutes
-    stages = options.stage or STAGES
+    stages = [*options.stage, *(["ship"] if options.ship else [])]
     transformers.utils.logging.disable_progress_bar()
     if "texts" in stages:
         prepare_texts(options, plan)
@@ -151,6 +164,8 @@ def main() -> None:
     )
     if "summary" in stages:
         summarise(state)
+    if "ship" in stages:
+        ship_trio(state, options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +66,20 @@ def _train(run: Run, state: State, texts: Texts, pattern: Mapping[str, float]) -
         if step in run.saved:
             methods.save(model, state.checkpoint(run.id, step))
 
-    training.train(
-        model,
-        texts.train(run.task),
-        context=state.plan.context,
-        steps=run.steps,
-        batch=run.batch,
-        learning_rate=run.learning_rate,
-        seed=ORDER_SEED + run.seed,
-        look_at=state.plan.looks,
-        look=look,
-        after_step=methods.after_step(model, run),
-    )
+    compiled = training.compiled_blocks(model) if state.device.type == "cuda" else nullcontext()
+    with compiled:
+        training.train(
+            model,
+            texts.train(run.task),
+            context=state.plan.context,
+            steps=run.steps,
+            batch=run.batch,
+            learning_rate=run.learning_rate,
+            seed=ORDER_SEED + run.seed,
+            look_at=state.plan.looks,
+            look=look,
+            after_step=methods.after_step(model, run),
+        )
     methods.save(model, state.checkpoint(run.id))
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if run.after:

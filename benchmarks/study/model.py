@@ -24,6 +24,7 @@ class Size:
 
 SIZES = {
     "study": Size(width=512, layers=8, heads=8, inner=1376, vocabulary=8192, context=512),
+    "small": Size(width=160, layers=5, heads=5, inner=432, vocabulary=256, context=512),
     "tiny": Size(width=64, layers=2, heads=2, inner=176, vocabulary=512, context=64),
 }
 
@@ -53,7 +54,7 @@ def load(folder: Path, device: torch.device) -> transformers.PreTrainedModel:
 
 
 def save(model: transformers.PreTrainedModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Store a model as transformers does. The copy in memory stays as it is."""
-    weights = {key: value.to(dtype) for key, value in model.state_dict().items()}
+    """Store a model as transformers does, what is tied once. The copy in memory stays as it is."""
+    weights = {key: value.detach().to(dtype) for key, value in model.named_parameters()}
     model.save_pretrained(folder, state_dict=weights)
     model.config.to_json_file(folder / "config.json")

@@ -12,7 +12,7 @@ SEED = 0
 
 
 def pretrain(state: State, *, compiled: bool) -> None:
-    """Train the base and store it rounded to bfloat16, as most published bases are; its losses are those as stored.
+    """Train the base and store it rounded (to bfloat16, as most published bases are); its losses are those as stored.
 
     AdamW, betas 0.9 and 0.95, weight decay 0.1, cosine to a hundredth. A base that is there already is only scored.
     """
@@ -24,7 +24,7 @@ def pretrain(state: State, *, compiled: bool) -> None:
         model = models.new_model(models.SIZES[plan.size], SEED).to(state.device)
         started = time.perf_counter()
         training.train(
-            model,
+            torch.compile(model) if compiled else model,
             texts.train(plan.general),
             context=plan.context,
             steps=plan.pretrain_steps,
@@ -32,13 +32,12 @@ def pretrain(state: State, *, compiled: bool) -> None:
             learning_rate=plan.pretrain_rate,
             seed=SEED,
             weight_decay=0.1,
-            compiled=compiled,
             look_at=range(0, plan.pretrain_steps, max(1, plan.pretrain_steps // 10)),
             look=lambda step: print(f"base: step {step}, {time.perf_counter() - started:.0f} s", flush=True),
         )
         seconds = time.perf_counter() - started
         exact = training.bits_per_byte(model, texts.held_out[plan.general])
-        models.save(model, state.base, torch.bfloat16)
+        models.save(model, state.base, getattr(torch, plan.stored))
     model = models.load(state.base, state.device)
     row = {
         "id": "base",
@@ -49,7 +48,7 @@ def pretrain(state: State, *, compiled: bool) -> None:
         "steps": plan.pretrain_steps,
         "tokens_seen": plan.pretrain_steps * plan.pretrain_batch * plan.context,
         "seconds": seconds,
-        "stored": "bfloat16" if seconds is not None else "as given",
+        "stored": plan.stored if seconds is not None else "as given",
         "general_loss_before_rounding": exact,
         "losses": {name: training.bits_per_byte(model, text) for name, text in texts.held_out.items()},
     }

@@ -55,7 +55,8 @@ class Plan:
 
     tasks : the first is the main one. lora_rates, full_rates : learning rates, the main one first. high_rates : for
     methods that need another order of learning rate. others : (method, rank, alpha) beside plain LoRA. pretrain_* : how
-    the base is trained, unused where it is given. windows : held-out windows scored of each text. draws : bootstrap.
+    the base is trained, and stored : in which dtype it is kept; unused where it is given. windows : held-out windows
+    scored of each text. draws : bootstrap.
 
     Of the main curve's ranks (None is full fine-tuning): sequence learn a second task on top; budgeted are trained
     again under a spike budget; traced are kept at every look; intervened have their intruders scaled.
@@ -83,6 +84,7 @@ class Plan:
     traced: tuple[int | None, ...]
     intervened: tuple[int | None, ...]
     draws: int = 1000
+    stored: str = "bfloat16"
 
     def is_main(self, run: Run) -> bool:
         """Whether a run is of the main curve: the first task, alpha = 2r, LoRA at its main rate.
@@ -257,6 +259,30 @@ PLANS = {
         budgeted=(),
         traced=(),
         intervened=(),
+    ),
+    "demo": Plan(
+        size="small",
+        context=512,
+        pretrain_steps=10000,
+        pretrain_batch=128,
+        pretrain_rate=4e-3,
+        steps=1000,
+        batch=32,
+        seeds=3,
+        ranks=(2, 32),
+        fixed_alpha=None,
+        lora_rates=(1e-3, 3e-4),
+        full_rates=(3e-4, 1e-4),
+        high_rates={},
+        others=(),
+        windows=256,
+        tasks=("python",),
+        general="wikipedia",
+        sequence=(),
+        budgeted=(),
+        traced=(),
+        intervened=(),
+        stored="float16",
     ),
     "smoke": Plan(
         size="tiny",

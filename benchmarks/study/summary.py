@@ -80,11 +80,11 @@ def _averaged(rows: Sequence[Row]) -> Row:
         **{name: first[name] for name in named},
         "seeds": sorted(row["seed"] for row in rows),
         "examined": first["spectra"]["examined"],
-        **{name: _spread([float(take(row)) for row in rows]) for name, take in numbers.items()},
+        **{name: spread([float(take(row)) for row in rows]) for name, take in numbers.items()},
     }
 
 
-def _spread(values: Sequence[float]) -> Row:
+def spread(values: Sequence[float]) -> Row:
     return {"mean": statistics.fmean(values), "least": min(values), "most": max(values)}
 
 
@@ -141,10 +141,10 @@ def _matched(rows: Sequence[Row], plan: Plan) -> list[Row]:
         found.append(
             {
                 **{name: first[name] for name in ("rank", "alpha", "learning_rate")},
-                "task_loss": _spread([row["task_loss"] for row in group]),
-                "forgetting": _spread([row["forgetting"] for row in group]),
+                "task_loss": spread([row["task_loss"] for row in group]),
+                "forgetting": spread([row["forgetting"] for row in group]),
                 "full_minus_lora": {
-                    f"{rate:g}": _spread([value for value in values if value is not None])
+                    f"{rate:g}": spread([value for value in values if value is not None])
                     if None not in values
                     else None
                     for rate, values in paths.items()
@@ -171,14 +171,14 @@ def _interventions(state: State) -> list[Row]:
             {
                 **{name: first[name] for name in ("task", "method", "rank", "alpha", "learning_rate")},
                 "seeds": sorted(row["seed"] for row in group),
-                "intruders": _spread([row["intruders"] for row in group]),
+                "intruders": spread([row["intruders"] for row in group]),
                 "scaled": [
                     {
                         "kind": kind,
                         "scale": scale,
                         "seeds": len(values),
-                        "task_change": _spread([value[0] for value in values]),
-                        "general_change": _spread([value[1] for value in values]),
+                        "task_change": spread([value[0] for value in values]),
+                        "general_change": spread([value[1] for value in values]),
                         "moved": statistics.fmean(value[2] for value in values),
                     }
                     for (kind, scale), values in changes.items()
@@ -196,9 +196,9 @@ def _sequences(state: State) -> list[Row]:
         for name in group[0]["stages"]:
             parts = [row["stages"][name] for row in group]
             stages[name] = {
-                "losses": {text: _spread([part["losses"][text] for part in parts]) for text in parts[0]["losses"]},
-                "intruders": _spread([part["spectra"]["counts"]["count"] for part in parts]),
-                "update_over_base": _spread([part["spectra"]["update_over_base"] for part in parts]),
+                "losses": {text: spread([part["losses"][text] for part in parts]) for text in parts[0]["losses"]},
+                "intruders": spread([part["spectra"]["counts"]["count"] for part in parts]),
+                "update_over_base": spread([part["spectra"]["update_over_base"] for part in parts]),
             }
         first = group[0]
         named = {name: first[name] for name in ("method", "rank", "alpha", "tasks")}

@@ -1,7 +1,8 @@
 """Next-token training and its loss in bits per byte."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -31,10 +32,11 @@ def bits_per_byte(model: torch.nn.Module, text: HeldOut) -> float:
     training = model.training
     model.eval()
     nats = 0.0
-    for windows in text.windows.split(WINDOWS_AT_ONCE):
-        tokens = windows.long()
-        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
-        nats += functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="sum").item()
+    with torch.compiler.set_stance("force_eager"):  # nothing is compiled a second time, for this, in the midst of it
+        for windows in text.windows.split(WINDOWS_AT_ONCE):
+            tokens = windows.long()
+            logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1).float()
+            nats += functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum").item()
     model.train(training)
     return nats / math.log(2) / text.scored_bytes
 
@@ -58,6 +60,24 @@ def new_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.Ad
     return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.95), fused=trained[0].is_cuda)
 
 
+@contextmanager
+def compiled_blocks(model: torch.nn.Module, backend: str = "inductor") -> Iterator[None]:
+    """Within, the transformer blocks of `model` run compiled: one block is compiled, the others are like it.
+
+    So a run pays for one block instead of all, and runs of one shape in a process share it. What cannot be compiled
+    runs as it is.
+    """
+    blocks = [part for name, part in model.named_modules() if name.rpartition(".")[0].endswith("model.layers")]
+    with torch._dynamo.config.patch(recompile_limit=64, accumulated_recompile_limit=4096, suppress_errors=True):
+        for block in blocks:
+            block.compile(backend=backend)
+        try:
+            yield
+        finally:
+            for block in blocks:
+                block._compiled_call_impl = None
+
+
 def train(
     model: torch.nn.Module,
     tokens: torch.Tensor,
@@ -68,7 +88,6 @@ def train(
     learning_rate: float,
     seed: int,
     weight_decay: float = 0.0,
-    compiled: bool = False,
     look_at: Collection[int] = (),
     look: Callable[[int], None] | None = None,
     after_step: Callable[[int], None] | None = None,
@@ -81,7 +100,6 @@ def train(
     draw = torch.Generator().manual_seed(seed)
     optimizer = new_optimizer(model, weight_decay)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    network = torch.compile(model) if compiled else model
     offsets = torch.arange(context, device=tokens.device)
     model.train()
     for step in range(1, steps + 1):
@@ -90,7 +108,7 @@ def train(
         starts = torch.randint(len(tokens) - context + 1, (batch, 1), generator=draw).to(tokens.device)
         windows = tokens[starts + offsets].long()
         with torch.autocast(tokens.device.type, dtype=torch.bfloat16):
-            loss = network(input_ids=windows, labels=windows, use_cache=False).loss
+            loss = model(input_ids=windows, labels=windows, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()

@@ -6,6 +6,7 @@ import numpy
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CHUNK = 1 << 16
+BYTES = 256
 
 
 def train_vocabulary(text: bytes, size: int) -> Tokenizer:
@@ -25,8 +26,19 @@ def train_vocabulary(text: bytes, size: int) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, text: bytes) -> numpy.ndarray:
     """Return the tokens of a text as uint16. Bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
+    if tokenizer.get_vocab_size() == BYTES:
+        valid = text.decode("utf-8", errors="replace").encode()
+        return _byte_table(tokenizer)[numpy.frombuffer(valid, numpy.uint8)]
     found = tokenizer.encode_batch(_chunks(text), add_special_tokens=False)
     return numpy.fromiter((token for part in found for token in part.ids), dtype=numpy.uint16)
+
+
+def _byte_table(tokenizer: Tokenizer) -> numpy.ndarray:
+    """The token of every byte that UTF-8 has, read off a text that holds them all."""
+    sample = "".join(map(chr, (*range(0x800), *range(0x800, 0xD800, 0x40), *range(0xE000, 0x110000, 0x1000))))
+    table = numpy.zeros(BYTES, numpy.uint16)
+    table[numpy.frombuffer(sample.encode(), numpy.uint8)] = tokenizer.encode(sample, add_special_tokens=False).ids
+    return table
 
 
 def token_bytes(tokenizer: Tokenizer) -> numpy.ndarray:

@@ -22,6 +22,15 @@ def test_tokens_stand_for_their_bytes(size):
     assert len(tokens) == len(TEXT) if size == 256 else len(tokens) < len(TEXT)
 
 
+def test_single_bytes_are_looked_up_as_the_library_would():
+    """Every length of UTF-8 character, and bytes that are none."""
+    tokenizer = vocabulary.train_vocabulary(TEXT, 256)
+    valid = "".join(map(chr, (*range(300), 0x7FF, 0x800, 0xFFFF, 0x10000, 0x10FFFF)))
+    expected = tokenizer.encode(valid, add_special_tokens=False).ids
+    assert vocabulary.encode(tokenizer, valid.encode()).tolist() == expected
+    assert tokenizer.decode(vocabulary.encode(tokenizer, b"a\xff\xe2b").tolist()) == "a\ufffd\ufffdb"
+
+
 def test_every_document_is_in_one_part():
     from pydoc_data.topics import topics
 
