@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from benchmarks.study.correlation import configuration
 from benchmarks.study.figures.catalogue import FIGURES
 from benchmarks.study.figures.tables import AbsentError, Tables
 from spectra.plots.style import render
@@ -52,11 +53,18 @@ def test_nothing_else_lies_among_the_figures():
 
 
 def test_a_run_that_diverged_is_not_drawn(tables):
-    left_out = {(row["method"], row["rank"], row["learning_rate"]) for row in tables.runs} - {
-        (row["method"], row["rank"], row["learning_rate"]) for row in tables.main
-    }
-    assert ("lora", 256, 4e-3) in left_out
+    own = [row for row in tables.runs if row["task"] == tables.task]
+    left_out = {configuration(row) for row in own} - {configuration(row) for row in tables.main}
+    assert left_out == {(tables.task, "lora", 256, 512.0, 4e-3)}
     assert {row["id"] for row in tables.main}.isdisjoint(tables.summary["diverged"])
+
+
+def test_the_second_task_is_the_same_tables_of_other_runs(tables):
+    second = tables.second
+    assert {row["task"] for row in second.main} == {second.task} != {tables.task}
+    assert len(second.main) == sum(row["task"] == second.task for row in tables.runs)
+    with pytest.raises(AbsentError, match="2 tasks"):
+        _ = Tables(RESULTS, order=2).task
 
 
 def test_results_without_a_table_say_so(tmp_path):

@@ -53,6 +53,10 @@ FIGURES: dict[str, Drawing] = {
         "Intruders, forgetting and task loss by rank, for two rules for alpha and two learning rates, beside full "
         "fine-tuning. Points are seeds.",
     ),
+    "rank-second-task": Drawing(
+        lambda tables: by_rank(tables.second),
+        "The same on the second task, mathematics, where alpha = 2r alone was run.",
+    ),
     "effective-rank": Drawing(effective_rank, "How many directions an update uses of the rank it was given."),
     "learning-rate": Drawing(
         by_learning_rate, "Intruders, forgetting and size of the update by learning rate, alpha = 2r."

@@ -15,7 +15,6 @@ from benchmarks.study.runs import FULL
 from spectra.plots.elements import PLAIN, words
 from spectra.plots.style import ALARM, CATEGORIES, DOUBLE, FAINT, MUTED, SMALL, TICK, figure_of, new_axes
 
-STRATA = ("LoRA and full", "LoRA")
 SCATTERED = ("intruders", "energy share of intruders", "update norm", "critical scale")
 UNITS = {
     "intruders": "of the whole model",
@@ -27,8 +26,9 @@ UNITS = {
 
 def predictors(tables: Tables) -> Figure:
     """Rank correlations of each predictor with forgetting, alone and at equal update norm, with their intervals."""
-    strata = {name: tables.summary["correlations"].get(f"{tables.task}: {name}") for name in STRATA}
-    shown = {name: found for name, found in strata.items() if found}
+    strata = (f"{tables.task}: LoRA and full", f"{tables.task}: LoRA", f"{tables.second.task}: LoRA")
+    correlations = tables.summary["correlations"]
+    shown = {name: correlations[name] for name in strata if name in correlations}
     if not shown:
         raise AbsentError("the summary has no correlations of LoRA and full fine-tuning")
     names = list(PREDICTORS)
@@ -38,14 +38,14 @@ def predictors(tables: Tables) -> Figure:
         runs = max(one["n"] for one in found.values())
         ax.set_yticks(range(len(names)), names if ax is grid[0] else [""] * len(names), fontsize=TICK, **PLAIN)
         for at, name in enumerate(names):
-            if found[name]["n"] < runs:
+            if 0 < found[name]["n"] < runs:
                 ax.annotate(f"{found[name]['n']} runs", (0.62, at), va="center", fontsize=SMALL, color=MUTED, **PLAIN)
         for value in paper.FORGETTING_RHO.values():
             ax.plot([value], [names.index("intruders") - 0.38], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
         ax.axvline(0, color=MUTED, linewidth=0.7, zorder=0)
-        ax.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.5, -0.6))
+        ax.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.5, -0.6), xticks=(-1, -0.5, 0, 0.5, 1))
         ax.grid(axis="y", color=FAINT, linewidth=0.5)
-        words(ax, title=f"{title}: {runs} runs", x="Spearman's ρ with forgetting")
+        words(ax, title=f"{title}, {runs} runs", x="Spearman's ρ with forgetting")
     (mark,) = grid[0].plot([], [], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
     theirs = ", ".join(f"{value:g} ({place})" for place, value in paper.FORGETTING_RHO.items())
     key(grid[0], [*handles, mark], ["alone", "at equal update norm", f"paper: intruders, {theirs}"])

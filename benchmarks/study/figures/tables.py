@@ -23,11 +23,13 @@ class AbsentError(Exception):
 class Tables:
     """The results of one study: a folder of JSON lines and a summary.
 
-    task : the main one, the first in the table of runs. main : its runs, without the configurations of which the
-    summary calls a seed diverged: they are in the tables, and would hide all others on one axis.
+    order : which of the study's tasks, 0 for the main one, the first in the table of runs. task : its name. main : its
+    runs, without the configurations of which the summary calls a seed diverged: they are in the tables, and would hide
+    all others on one axis.
     """
 
     folder: Path
+    order: int = 0
 
     def rows(self, table: str) -> list[Row]:
         """Every finished row of a table. Raises AbsentError where there is none."""
@@ -47,7 +49,16 @@ class Tables:
 
     @cached_property
     def task(self) -> str:
-        return str(self.runs[0]["task"])
+        tasks = list(grouped(self.runs, lambda row: str(row["task"])))
+        if self.order >= len(tasks):
+            raise AbsentError(f"the runs have {len(tasks)} tasks")
+        found: str = tasks[self.order]
+        return found
+
+    @cached_property
+    def second(self) -> "Tables":
+        """The same of the second task."""
+        return Tables(self.folder, order=1)
 
     @cached_property
     def main(self) -> list[Row]:
