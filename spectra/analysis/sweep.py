@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -17,14 +17,14 @@ from spectra.engine import dense
 from spectra.engine.choose import Decompositions
 from spectra.engine.scales import Scaled
 from spectra.engine.threads import suited_to
-from spectra.errors import DecompositionError, UsageError
+from spectra.errors import DecompositionError, InputError, UsageError
 from spectra.loaders.options import Reading
-from spectra.loaders.pairing import open_pairs
-from spectra.loaders.plan import Skipped, TunedInfo
+from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.loaders.plan import Place, Skipped, TunedInfo
 from spectra.loaders.source import Model
 from spectra.metrics.intruders import Intruders, intruders
 from spectra.metrics.phase import PhaseCurve, bisect, first_crossing, intervals, side_curve
-from spectra.metrics.status import FAILURES
+from spectra.metrics.status import FAILED, FAILURES
 from spectra.metrics.threshold import threshold
 from spectra.text import numbered, show
 from spectra.updates import WeightPair
@@ -169,21 +169,42 @@ def sweep(
     require_sweepable(settings)
     started = time.monotonic()
     with open_pairs(base, tuned, **reading) as pairs:
-        rows = []
-        for done, place in enumerate(pairs.places):
-            if progress is not None:
-                progress(done, len(pairs), numbered(*place))
-            rows.append(follow(pairs.pair(*place), grid, settings))
-        if progress is not None:
-            progress(len(pairs), len(pairs), "")
         return ModelSweep(
             scales=grid,
-            rows=tuple(rows),
+            rows=tuple(_rows(pairs, grid, settings, progress)),
             skipped=tuple(pairs.skipped),
             provenance=provenance(pairs, settings, time.monotonic() - started),
             info=pairs.info,
             alphas=pairs.alphas,
         )
+
+
+def _rows(
+    pairs: Pairs, scales: tuple[float, ...], settings: Settings, progress: Progress | None
+) -> Iterator[PhaseCurve]:
+    """Yield a row for every matrix that the model changes, in base order."""
+    unread = 0
+    for done, place in enumerate(pairs.places):
+        if progress is not None:
+            progress(done, len(pairs), numbered(*place))
+        try:
+            pair = pairs.pair(*place)
+        except InputError as fault:
+            unread += 1
+            if unread == len(pairs):
+                raise  # nothing could be read: that is the answer
+            yield _unread(pairs, place, scales, fault)
+        else:
+            yield follow(pair, scales, settings)
+    if progress is not None:
+        progress(len(pairs), len(pairs), "")
+
+
+def _unread(pairs: Pairs, place: Place, scales: tuple[float, ...], fault: InputError) -> PhaseCurve:
+    key, index = place
+    base = pairs.base
+    shape = base.layout(key).shape
+    return PhaseCurve(key, base.name(key, index), index, shape, FAILED, str(fault), "none", "unread", scales)
 
 
 def follow(pair: WeightPair, scales: tuple[float, ...], settings: Settings) -> PhaseCurve:

@@ -13,7 +13,8 @@ from spectra.analysis.agreement import agreement
 from spectra.analysis.diagnosis import diagnose
 from spectra.analysis.settings import Settings
 from spectra.analysis.sweep import KINDS, require_scales, sweep
-from spectra.errors import UsageError
+from spectra.errors import FormatError, UsageError
+from spectra.loaders.pairing import Pairs
 from spectra.metrics.phase import PhaseCurve, SideCurve
 from spectra.metrics.threshold import Threshold
 
@@ -210,6 +211,44 @@ def test_too_many_scales_are_refused(base, tuned):
 def test_the_certified_method_is_refused(base, tuned):
     with pytest.raises(UsageError, match="auto, basis or exact"):
         sweep(base, tuned, settings=Settings(method="certified"))
+
+
+# --- what cannot be read
+
+
+def _break(monkeypatch, keys):
+    """Make some pairs unreadable, as a file that is cut while it is read."""
+    plain = Pairs.pair
+
+    def pair(self, key, index=None):
+        if key in keys:
+            raise FormatError(f"'{key}' cannot be read")
+        return plain(self, key, index)
+
+    monkeypatch.setattr(Pairs, "pair", pair)
+
+
+def test_a_pair_that_cannot_be_read_is_a_row_and_the_others_are_as_ever(large, swept, monkeypatch):
+    broken = swept.rows[1].key
+    _break(monkeypatch, {broken})
+    seen = []
+    found = sweep(large / "base", large / "lora", progress=lambda done, total, name: seen.append((done, total)))
+    assert (found.failed, found.summary["measured"]) == (1, len(swept.rows) - 1)
+    for row, clean in zip(found.rows, swept.rows, strict=True):
+        if row.key == broken:
+            assert (row.status, row.reason) == ("failed", f"'{broken}' cannot be read")
+            assert (row.shape, row.name, row.scales, row.critical) == (clean.shape, clean.name, clean.scales, None)
+        else:
+            assert row.to_dict() == clean.to_dict()
+    assert seen == [(done, len(swept.rows)) for done in range(len(swept.rows) + 1)]
+    assert len(found.alpha_pattern()) == len(swept.alpha_pattern())
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_where_nothing_can_be_read_that_is_the_answer(large, swept, monkeypatch):
+    _break(monkeypatch, {row.key for row in swept.rows})
+    with pytest.raises(FormatError, match="cannot be read"):
+        sweep(large / "base", large / "lora")
 
 
 # --- the law
