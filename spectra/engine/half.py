@@ -16,7 +16,7 @@ def halved(svd: SVD, above: int = ABOVE) -> SVD:
     """Return a decomposition with its vectors in float16 where they stay within 1e-3, else as it is.
 
     above : smaller dimension of the matrix above which that is done. The interval of a similarity widens with it
-    (see `basis`): at 160 x 160 the demo's adapter of rank 2 is then undecided in 28 of 35 matrices, of 0.
+    (see `basis`): at 160 x 160 it would leave 30 of 35 matrices of the demo's LoRA at rank 2 undecided, not 0.
 
     `vector_error` grows by `max(||U16 - U||, ||V16 - V||)`, spectral norms: no vector, so no cosine of a unit
     vector with one, moves by more. A unit vector in float16 is off by at most 2^-11; in bfloat16, which is not

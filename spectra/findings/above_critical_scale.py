@@ -54,8 +54,8 @@ ABOVE_CRITICAL_SCALE = Rule(
     advice="Run `spectra sweep` for the exact scale of each matrix. Lower alpha to the smallest critical scale if the "
     "intruders are not wanted, and measure what that costs.",
     doubts="The law takes dW as isotropic to W0 and speaks of the mean. It was published as within a factor of 2 on "
-    "82 % of 9,840 layers. Measured here against the exact critical scale of 166 matrices of trained adapters it was "
-    "within that on 92 %, and 0.61 to 1.58 of it on eight of ten. The count does not grow steadily with the scale: a "
+    "82 % of 9,840 layers. Measured here against the exact critical scale of 166 matrices of trained models it was "
+    "within that on 93 %, and 0.60 to 1.43 of it on eight of ten. The count does not grow steadily with the scale: a "
     "smaller one can have more.",
     source="Xie, arXiv:2607.23711; Benaych-Georges and Nadakuditi 2012, J. Multivariate Anal. 111, Theorem 2.8",
     check=_check,

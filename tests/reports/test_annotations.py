@@ -54,15 +54,14 @@ def test_hostile_files_and_messages_stay_in_their_place(report, name):
 
 
 def test_a_comparison_names_the_model_of_each_line(trio):
-    found = spectra.compare(
-        trio / "base", {"r2": trio / "lora-r2", "all, of it": trio / "full"}, include=["layers.0.mlp"], select=["SP2"]
-    )
+    """At an epsilon so large that the full fine-tune has findings too."""
+    models = {"r2": trio / "lora-r2", "all, of it": trio / "full"}
+    found = spectra.compare(trio / "base", models, include=["layers.0.mlp"], select=["SP2"], epsilon=0.9)
     text = lines(found.to_github(files={"r2": "demo/lora-r2"}))
-    assert len(text) == sum(len(model.findings) for model in found.models.values()) > 0
-    for _, _, _, file, message in text:
-        name = message.split(": ", 1)[0]
-        assert name in found.models
-        assert file == ("demo/lora-r2/adapter_model.safetensors" if name == "r2" else "full/model.safetensors")
+    assert len(text) == sum(len(model.findings) for model in found.models.values())
+    assert {(message.split(": ", 1)[0], file) for *_, file, message in text} == {
+        ("r2", "demo/lora-r2/adapter_model.safetensors"), ("all, of it", "full/model.safetensors"),
+    }  # fmt: skip
 
 
 def test_no_finding_no_line(report):
