@@ -158,14 +158,14 @@ def main() -> None:
         ready = {row["id"] for row in state.rows("runs") if row["status"] == "ok"}
         pairs = [(found.id, found) for found in sequences(plan) if {found.first.id, found.second.id, found.id} <= ready]
         work(state, "together", together, pairs, workers=options.workers, until=until)
-    state.append(
-        "log",
-        {"id": f"{started:.0f}", "stages": list(stages), "seconds": time.time() - started, **environment(state.device)},
-    )
     if "summary" in stages:
         summarise(state)
     if "ship" in stages:
         ship_trio(state, options)
+    state.append(
+        "log",
+        {"id": f"{started:.0f}", "stages": list(stages), "seconds": time.time() - started, **environment(state.device)},
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -61,7 +62,7 @@ def new_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.Ad
 
 
 @contextmanager
-def compiled_blocks(model: torch.nn.Module, backend: str = "inductor") -> Iterator[None]:
+def compiled_blocks(model: torch.nn.Module, backend: str | Callable[..., Any] = "inductor") -> Iterator[None]:
     """Within, the transformer blocks of `model` run compiled: one block is compiled, the others are like it.
 
     So a run pays for one block instead of all, and runs of one shape in a process share it. What cannot be compiled

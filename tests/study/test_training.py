@@ -1,12 +1,14 @@
 """Texts, tokens and losses of the study against what they are by hand."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy
 import pytest
 import torch
 
+from benchmarks.study import model as models
 from benchmarks.study import texts, training, vocabulary
 
 TEXT = "Ünïcode, numbers 12 345 and\n\n    code(x): ".encode() * 400
@@ -59,6 +61,38 @@ def test_bits_per_byte_of_a_guess():
     assert text.windows.shape == (5, 16)
     scored = lengths[text.windows[:, 1:].long()].sum().item()
     assert training.bits_per_byte(Uniform(), text) == pytest.approx(3 * 75 / scored)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, within its compiler
+def test_blocks_are_compiled_for_training_alone():
+    """One graph serves all blocks, the loss is the same, and neither scoring nor what comes after is compiled."""
+    compiled, runs = [], []
+
+    def backend(graph, _inputs):
+        compiled.append(graph)
+
+        def run(*inputs):
+            runs.append(graph)
+            return graph.forward(*inputs)
+
+        return run
+
+    model = models.new_model(replace(models.SIZES["tiny"], layers=4), seed=0)
+    tokens = torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(0))
+
+    def loss():
+        return model(input_ids=tokens, labels=tokens, use_cache=False).loss.item()
+
+    plain = loss()
+    text = training.held_out(tokens.flatten().int(), torch.ones(512, dtype=torch.int64), context=16, most=2)
+    with training.compiled_blocks(model, backend):
+        assert loss() == pytest.approx(plain, rel=1e-5)
+        assert (len(compiled), len(runs)) == (1, 4)
+        scored = training.bits_per_byte(model, text)
+        assert len(runs) == 4
+    assert loss() == plain
+    assert training.bits_per_byte(model, text) == scored
+    assert len(runs) == 4
 
 
 def test_the_rate_rises_then_falls_to_a_hundredth():
