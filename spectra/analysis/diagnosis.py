@@ -143,6 +143,7 @@ def provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, An
         "dtype": "float32",
         "seed": 0,
         **settings.to_dict(),
+        "reading": pairs.reading,
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "base": {

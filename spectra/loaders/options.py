@@ -1,9 +1,9 @@
 """What a reader may be told about files that do not say it themselves. Torch-free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 
 class Reading(TypedDict, total=False):
@@ -38,3 +38,11 @@ class ReadOptions:
     names: Mapping[str, str] = field(default_factory=dict)
     truncate: int | None = None
     follow_symlinks: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain data, the name of `initial` in place of its path."""
+        start = self.initial.name if self.initial is not None else None
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {
+            "initial": start,
+            "names": dict(self.names),
+        }

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from spectra.errors import InputError, MatchError, UsageError
 from spectra.loaders.adapters.adapter import Found, opened
@@ -31,11 +31,20 @@ class Pairs:
 
     keys : base names in base order; places : (key, expert's number) of every pair, the number None where the weight
     is no stack of experts; skipped : (key, reason) for everything not analysed; info : what
-    kind of update this is; notes : what was decided on the way (a prefix, which file of two).
+    kind of update this is; notes : what was decided on the way (a prefix, which file of two); reading : what
+    `open_pairs` was told beyond the two models, as plain data, without what was left at its default.
     """
 
-    def __init__(self, base: Base, plan: Plan, chosen: Sequence[str], skipped: Sequence[Skipped]) -> None:
+    def __init__(
+        self,
+        base: Base,
+        plan: Plan,
+        chosen: Sequence[str],
+        skipped: Sequence[Skipped],
+        reading: Mapping[str, Any] | None = None,
+    ) -> None:
         self.base = base
+        self.reading: dict[str, Any] = dict(reading or {})
         self.info: TunedInfo = plan.info
         self.keys: tuple[str, ...] = tuple(chosen)
         self._chosen = frozenset(chosen)
@@ -175,7 +184,10 @@ def open_pairs(
         hint = f" The nearest name is '{show(like)}'." if like else ""
         raise InputError(f"no weight matches {pattern}.{hint}")
     left = [Skipped(key, "left out by include / exclude") for key in keys if not wanted(key, known.name(key))]
-    return Pairs(plan.base or known, plan, chosen, [*plan.skipped, *left])
+    reading = {"include": list(include), "exclude": list(exclude), **options.to_dict()}
+    default = {"include": [], "exclude": [], **ReadOptions().to_dict()}
+    told = {name: value for name, value in reading.items() if value != default[name]}
+    return Pairs(plan.base or known, plan, chosen, [*plan.skipped, *left], told)
 
 
 def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:

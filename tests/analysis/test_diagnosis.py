@@ -13,6 +13,7 @@ from spectra import testing
 from spectra.analysis.diagnosis import diagnose
 from spectra.analysis.settings import Settings
 from spectra.errors import UsageError
+from spectra.loaders.pairing import open_pairs
 
 # DESIGN's JSON schema 1: other programs read these names.
 TOP = {"schema", "provenance", "summary", "findings", "skipped", "layers"}
@@ -303,6 +304,23 @@ def test_provenance_names_what_a_reader_needs_to_repeat_it(folders):
     (file,) = provenance["tuned"]["files"]
     assert file["name"] == "adapter_model.safetensors"
     assert len(file["header_sha256"]) == 64
+
+
+def test_provenance_says_how_the_models_were_read(folders):
+    """What was left at its default is not in it; an alpha of 0 is no default; of `initial` the name alone."""
+
+    def reading(**told):
+        return document(folders / "base", folders / "lora", **told)["provenance"]["reading"]
+
+    assert reading() == {}
+    assert reading(include="q_proj", exclude=["layers.0"], allow_unmatched=True) == {
+        "include": ["q_proj"],
+        "exclude": ["layers.0"],
+        "allow_unmatched": True,
+    }
+    assert reading(initial=folders / "lora", include=["q_proj"]) == {"include": ["q_proj"], "initial": "lora"}
+    with open_pairs(folders / "base", folders / "lora", alpha=0.0) as pairs:
+        assert pairs.reading == {"alpha": 0.0}
 
 
 # --- options
