@@ -2,11 +2,19 @@
 
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
-from spectra.cli.options import STDOUT, Analysis, analysis_options, require_writable, spectrum
+from spectra.cli.options import (
+    STDOUT,
+    Analysis,
+    Codes,
+    analysis_options,
+    code_options,
+    require_writable,
+    spectrum,
+)
 from spectra.cli.progress import progress_bar
 from spectra.errors import InputError, UsageError
 from spectra.text import show, size
@@ -27,6 +35,7 @@ _README, _MOST = "README.md", 8 * 2**20
 @click.option("--check", is_flag=True, help="Exit with 1 when the README is not up to date, and change nothing.")
 @analysis_options
 @spectrum
+@code_options
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -38,6 +47,7 @@ def command(
     check: bool,
     analysis: Analysis,
     spectrum: str,
+    codes: Codes,
 ) -> None:
     """Diagnose TUNED against BASE and keep the summary in a README, a model card on the Hub.
 
@@ -49,10 +59,12 @@ def command(
     Example:
       spectra card llama-3.2-1b my-adapter
       spectra card base my-adapter --check
+      spectra card base my-adapter --ignore SP302
       spectra compare base --lora r8 --full tuned --markdown summary.md
       spectra card --from summary.md --readme README.md
     """
     _require(base, tuned, source)
+    codes.require_known()
     target = _target(tuned, readme, analysis.follow_symlinks)
     if not target.is_file():
         raise InputError(f"'{show(target)}' is no file: make a README first, or name another with --readme.")
@@ -63,7 +75,11 @@ def command(
 
     name = target.name
     card.check(_whole(target), name)
-    block, failed = (_read(str(source)), 0) if source else _measured(str(base), str(tuned), analysis, spectrum)
+    block, failed = (
+        (_read(str(source)), 0)
+        if source
+        else _measured(str(base), str(tuned), spectrum=spectrum, **analysis.keywords(), **codes.keywords())
+    )
     card.require_unmarked(block, source or "the summary")
     before = _whole(target)
     after = card.updated(before, block, name)
@@ -136,10 +152,10 @@ def _bounded(file: IO[bytes], name: str) -> bytes:
     return raw
 
 
-def _measured(base: str, tuned: str, analysis: Analysis, spectrum: str) -> tuple[str, int]:
+def _measured(base: str, tuned: str, **asked: Any) -> tuple[str, int]:
     """Return the summary of a diagnosis and how many of its rows failed."""
     import spectra
 
     with progress_bar("measuring") as progress:
-        report = spectra.diagnose(base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords())
+        report = spectra.diagnose(base, tuned, progress=progress, **asked)
     return report.to_markdown(), report.failed

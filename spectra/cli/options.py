@@ -125,24 +125,34 @@ class Output:
             click.echo(f"wrote {len(written)} files into {show(self.figures)}", err=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """Which findings to look for, and how a pipeline is told of them."""
+@dataclass(frozen=True)
+class Codes:
+    """Which findings to look for."""
 
     select: tuple[str, ...]
     ignore: tuple[str, ...]
-    github: bool
-    fail_on: str
 
     def keywords(self) -> dict[str, Any]:
         """Return what `spectra.diagnose` takes of it."""
         return {"select": separated(self.select), "ignore": separated(self.ignore)}
 
-    def check(self, output: Output) -> None:
-        """Refuse, before any work, codes that no finding has and two things on stdout."""
+    def require_known(self) -> None:
+        """Refuse, before any work, codes that no finding has."""
         from spectra.findings.rules import chosen
 
         chosen(**self.keywords())
+
+
+@dataclass(frozen=True)
+class Search(Codes):
+    """Which findings to look for, and how a pipeline is told of them."""
+
+    github: bool
+    fail_on: str
+
+    def check(self, output: Output) -> None:
+        """Refuse, before any work, codes that no finding has and two things on stdout."""
+        self.require_known()
         if self.github and output.to_stdout:
             raise UsageError("--github writes to stdout, and '-' does too: give the other a file.")
 
@@ -255,12 +265,15 @@ spectrum = click.option(
 )
 _MARKDOWN = click.option("--markdown", metavar="FILE", help="Write a summary for a model card ('-' is stdout).")
 _SARIF = click.option("--sarif", metavar="FILE", help="Write the findings as SARIF 2.1.0 ('-' is stdout).")
-_SEARCH = (
+_CODES = (
     click.option(
         "--select", multiple=True, metavar="CODE[,CODE]",
         help="Look for these findings only: SP201, SP2 (all that start so), or a name.",
     ),
     click.option("--ignore", multiple=True, metavar="CODE[,CODE]", help="Leave these out, whatever --select says."),
+)  # fmt: skip
+_SEARCH = (
+    *_CODES,
     click.option(
         "--github", is_flag=True,
         help="Print the findings as annotations of a GitHub workflow, in place of the summary.",
@@ -293,4 +306,5 @@ reading_options = _gathered(_READING, Reading, "reading")
 output_options = _gathered((*_FILES[:2], _HTML, _MARKDOWN, _SARIF, *_FILES[2:]), Output, "output")
 page_options = _gathered((*_FILES[:2], _HTML, *_FILES[2:]), Output, "output")
 file_options = _gathered(_FILES, Output, "output")
+code_options = _gathered(_CODES, Codes, "codes")
 search_options = _gathered(_SEARCH, Search, "search")

@@ -52,6 +52,18 @@ def test_check_and_dry_run_change_nothing(run, models, adapter):
     assert run("card", models / "base", adapter, "--check", "--k", "3")[0] == 1
 
 
+def test_findings_can_be_left_out(run, models, adapter):
+    def said(*options):
+        return run("card", models / "base", adapter, "--dry-run", *options)[1]
+
+    assert "SP2" in said()
+    assert "SP" not in said("--ignore", "SP")
+    code, out, err = run("card", models / "base", adapter, "--select", "SP999")
+    assert (code, out) == (2, "")
+    assert "SP999" in err
+    assert (adapter / "README.md").read_bytes() == HEAD
+
+
 def test_a_symlink_stays_one_and_its_target_is_written(run, models, adapter, tmp_path):
     real = tmp_path / "real.md"
     real.write_bytes(HEAD)
