@@ -7,6 +7,7 @@ import numpy
 from scipy.stats import rankdata
 
 LEVEL = 0.95
+CONTROLS = {"update_norm": ("update norm",), "task_loss": ("task loss",), "both": ("update norm", "task loss")}
 Predictor = Callable[[dict[str, Any]], float | None]
 
 PREDICTORS: dict[str, Predictor] = {
@@ -27,13 +28,19 @@ def spearman(x: numpy.ndarray, y: numpy.ndarray) -> float | None:
     return _pearson(rankdata(x), rankdata(y))
 
 
-def partial(x: numpy.ndarray, y: numpy.ndarray, given: numpy.ndarray) -> float | None:
-    """The correlation of the ranks of x and y with the ranks of a third number held fixed: `(xy - xg yg) /
-    sqrt((1 - xg^2)(1 - yg^2))`. None where it cannot be had."""
-    xy, xg, yg = spearman(x, y), spearman(x, given), spearman(y, given)
-    if xy is None or xg is None or yg is None or min(1 - xg**2, 1 - yg**2) < 1e-9:
-        return None
-    return float((xy - xg * yg) / ((1 - xg**2) * (1 - yg**2)) ** 0.5)
+def partial(x: numpy.ndarray, y: numpy.ndarray, *given: numpy.ndarray) -> float | None:
+    """The correlation of what is left of the ranks of x and y when those of other numbers are regressed out of both.
+
+    None where these determine x or y.
+    """
+    design = numpy.stack([numpy.ones(len(x)), *map(rankdata, given)], axis=1)
+    left = []
+    for ranks in (rankdata(x), rankdata(y)):
+        rest = ranks - design @ numpy.linalg.lstsq(design, ranks, rcond=None)[0]
+        if rest @ rest < 1e-9 * ((ranks - ranks.mean()) @ (ranks - ranks.mean())):
+            return None
+        left.append(rest)
+    return _pearson(*left)
 
 
 def _pearson(x: numpy.ndarray, y: numpy.ndarray) -> float | None:
@@ -53,8 +60,9 @@ def correlations(
     """Rank correlation of each predictor with forgetting over a set of runs.
 
     Returns, for each: rho, its bootstrap interval (whole configurations drawn with replacement, `draws` times), n,
-    the same with the update's norm held fixed, and the share of draws in which its |rho| is the largest: how sure it is
-    that it wins. A predictor that some run lacks is correlated over the others, and left out of the contest.
+    the same with the update's norm, the task loss and both held fixed (None for these themselves), and the share of
+    draws in which its |rho| is the largest: how sure it is that it wins. A predictor that some run lacks is correlated
+    over the others, and left out of the contest.
     """
     found: dict[str, Any] = {}
     complete = {}
@@ -65,16 +73,12 @@ def correlations(
             continue
         x = numpy.asarray([PREDICTORS[name](row) for row in kept], dtype=float)
         y = numpy.asarray([row["forgetting"] for row in kept])
-        given = numpy.asarray([PREDICTORS["update norm"](row) for row in kept], dtype=float)
         found[name] = {
             "rho": spearman(x, y),
             "interval": _interval([spearman(x[at], y[at]) for at in _draws(kept, draws, seed)]),
             "n": len(kept),
             "configurations": len({configuration(row) for row in kept}),
-            "given_update_norm": None if name == "update norm" else partial(x, y, given),
-            "given_update_norm_interval": None
-            if name == "update norm"
-            else _interval([partial(x[at], y[at], given[at]) for at in _draws(kept, draws, seed)]),
+            **_controlled(name, x, y, kept, _draws(kept, draws, seed)),
         }
         if len(kept) == len(rows) and found[name]["rho"] is not None:
             complete[name] = x
@@ -82,6 +86,23 @@ def correlations(
         wins = _wins(complete, numpy.asarray([row["forgetting"] for row in rows]), _draws(rows, draws, seed))
         for name, share in wins.items():
             found[name]["wins"] = share
+    return found
+
+
+def _controlled(
+    name: str, x: numpy.ndarray, y: numpy.ndarray, rows: Sequence[dict[str, Any]], draws: Sequence[numpy.ndarray]
+) -> dict[str, Any]:
+    """The partial correlations of one predictor under every control, with their intervals."""
+    found: dict[str, Any] = {}
+    for control, names in CONTROLS.items():
+        if name in names:
+            found |= {f"given_{control}": None, f"given_{control}_interval": None}
+            continue
+        given = [numpy.asarray([PREDICTORS[other](row) for row in rows], dtype=float) for other in names]
+        found[f"given_{control}"] = partial(x, y, *given)
+        found[f"given_{control}_interval"] = _interval(
+            [partial(x[at], y[at], *(one[at] for one in given)) for at in draws]
+        )
     return found
 
 

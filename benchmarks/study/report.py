@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from benchmarks.study.correlation import CONTROLS
 from spectra.text import show
 
 Row = dict[str, Any]
@@ -102,14 +103,21 @@ def _correlations(strata: Row, diverged: Sequence[str]) -> str:
             [
                 predictor,
                 _with_interval(one.get("rho"), one.get("interval")),
-                _with_interval(one.get("given_update_norm"), one.get("given_update_norm_interval")),
+                *(
+                    _with_interval(one.get(f"given_{control}"), one.get(f"given_{control}_interval"))
+                    for control in CONTROLS
+                ),
                 one.get("wins"),
                 one["n"],
             ]
             for predictor, one in found.items()
         ]
         parts.append(
-            f"### {show(name)}\n\n" + table(["predictor", "rho", "at equal update norm", "wins", "runs"], cells)
+            f"### {show(name)}\n\n"
+            + table(
+                ["predictor", "rho", "at equal update norm", "at equal task loss", "at both equal", "wins", "runs"],
+                cells,
+            )
         )
     return "\n\n".join(parts)
 
@@ -126,11 +134,13 @@ def _matched(rows: Sequence[Row]) -> str:
         return ""
     rates = list(rows[0]["full_minus_lora"])
     cells = [
-        [row["rank"], row["alpha"], row["learning_rate"], row["task_loss"], row["forgetting"]]
+        [*(row[name] for name in ("task", "rank", "alpha", "learning_rate", "task_loss", "forgetting"))]
         + [row["full_minus_lora"][rate] for rate in rates]
-        for row in rows
+        for row in sorted(
+            rows, key=lambda row: (row["task"], row["learning_rate"], row["alpha"] != 2 * row["rank"], row["rank"])
+        )
     ]
-    head = ["r", "alpha", "rate", "task loss", "forgetting", *(f"full at {rate}" for rate in rates)]
+    head = ["task", "r", "alpha", "rate", "task loss", "forgetting", *(f"full at {rate}" for rate in rates)]
     said = (
         "Full fine-tuning's general loss minus LoRA's when it had LoRA's task loss, same seed; below 0: it forgot less."
     )

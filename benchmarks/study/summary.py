@@ -34,7 +34,9 @@ def summary(state: State) -> Row:
             "curve": [_averaged(group) for group in _grouped(alone, configuration)],
             "diverged": sorted({row["id"] for row in alone} - {row["id"] for row in learnt}),
             "correlations": _strata(learnt, plan),
-            "matched": _matched([row for row in alone if row["task"] == plan.tasks[0]], plan),
+            "matched": [
+                found for task in plan.tasks for found in _matched([row for row in alone if row["task"] == task], plan)
+            ],
             "interventions": _interventions(state),
             "sequences": _sequences(state),
             "budget": _budgets(rows),
@@ -122,7 +124,7 @@ def _strata(rows: Sequence[Row], plan: Plan) -> Row:
 
 
 def _matched(rows: Sequence[Row], plan: Plan) -> list[Row]:
-    """The main curve's LoRAs beside full fine-tuning with the same seed when that had the same task loss.
+    """The LoRAs of one task beside full fine-tuning with the same seed when that had the same task loss.
 
     Full fine-tuning's forgetting is read off its path, between two looks on a straight line: at each of its learning
     rates, None where it was never there.
@@ -130,7 +132,7 @@ def _matched(rows: Sequence[Row], plan: Plan) -> list[Row]:
     full = {(row["learning_rate"], row["seed"]): row for row in rows if row["method"] == FULL}
     lora = [row for row in rows if row["method"] == LORA]
     found = []
-    for group in _grouped([row for row in lora if row["task"] == plan.tasks[0]], configuration):
+    for group in _grouped(lora, configuration):
         first = group[0]
         paths: dict[float, list[float | None]] = {}
         for row in group:
@@ -140,7 +142,7 @@ def _matched(rows: Sequence[Row], plan: Plan) -> list[Row]:
                 paths.setdefault(rate, []).append(None if loss is None else loss - row["general_loss"])
         found.append(
             {
-                **{name: first[name] for name in ("rank", "alpha", "learning_rate")},
+                **{name: first[name] for name in ("task", "rank", "alpha", "learning_rate")},
                 "task_loss": spread([row["task_loss"] for row in group]),
                 "forgetting": spread([row["forgetting"] for row in group]),
                 "full_minus_lora": {

@@ -33,14 +33,23 @@ def test_spearman_is_scipys(x, random):
         assert found == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
-def test_partial_is_the_correlation_of_what_the_third_leaves():
+def test_partial_is_the_correlation_at_a_third_number_held_fixed():
+    """By the formula for one control, and for two by that of the first order applied twice."""
+
+    def first(xy, xg, yg):
+        return (xy - xg * yg) / ((1 - xg**2) * (1 - yg**2)) ** 0.5
+
     draw = numpy.random.default_rng(0)
-    given_, x, y = (draw.permutation(40).astype(float) for _ in range(3))
-    ranks = [stats.rankdata(values) for values in (x, y)]
-    design = numpy.stack([numpy.ones(40), stats.rankdata(given_)], 1)
-    left = [values - design @ numpy.linalg.lstsq(design, values, rcond=None)[0] for values in ranks]
-    assert partial(x, y, given_) == pytest.approx(numpy.corrcoef(*left)[0, 1], abs=1e-12)
+    x, y, one, two = (draw.integers(12, size=40).astype(float) for _ in range(4))
+    rho = {pair: spearman(*pair_of) for pair, pair_of in {
+        "xy": (x, y), "x1": (x, one), "y1": (y, one), "x2": (x, two), "y2": (y, two), "12": (one, two)}.items()}  # fmt: skip
+    at_one = {"xy": first(rho["xy"], rho["x1"], rho["y1"]), "x2": first(rho["x2"], rho["x1"], rho["12"])}
+    at_one["y2"] = first(rho["y2"], rho["y1"], rho["12"])
+    assert partial(x, y, one) == pytest.approx(at_one["xy"], abs=1e-12)
+    assert partial(x, y, one, two) == pytest.approx(first(at_one["xy"], at_one["x2"], at_one["y2"]), abs=1e-12)
+    assert partial(x, y, one, two) == pytest.approx(partial(x, y, two, one), abs=1e-12)
     assert partial(x, y, x) is None
+    assert partial(x, y, one, y) is None
 
 
 def test_the_number_that_orders_forgetting_wins_and_constants_do_not_count():
@@ -57,6 +66,8 @@ def test_the_number_that_orders_forgetting_wins_and_constants_do_not_count():
     assert found["effective rank"]["rho"] is None
     assert found["critical scale"]["n"] == 0
     assert set(found) == set(PREDICTORS)
+    assert found["update norm"]["given_update_norm"] is None
+    assert found["intruders"]["given_task_loss"] == pytest.approx(found["intruders"]["rho"])  # it does not vary
 
 
 def test_seeds_are_resampled_together():

@@ -66,8 +66,8 @@ FIGURES: dict[str, Drawing] = {
     ),
     "predictors": Drawing(
         predictors,
-        "Rank correlation with forgetting of each number of a run, with 95 % intervals from resampled configurations; "
-        "orange squares: with the size of the update held fixed.",
+        "Rank correlation with forgetting of each number of a run, with 95 % intervals from resampled configurations: "
+        "alone, with the task loss held fixed, and with the size of the update held fixed as well.",
     ),
     "scatter": Drawing(scatter, "Forgetting against four of those numbers, one point a run."),
     "intervention": Drawing(

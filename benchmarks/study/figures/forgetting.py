@@ -25,43 +25,50 @@ UNITS = {
 
 
 def predictors(tables: Tables) -> Figure:
-    """Rank correlations of each predictor with forgetting, alone and at equal update norm, with their intervals."""
+    """Rank correlations of each predictor with forgetting, alone and with others held fixed, with their intervals."""
     strata = (f"{tables.task}: LoRA and full", f"{tables.task}: LoRA", f"{tables.second.task}: LoRA")
     correlations = tables.summary["correlations"]
     shown = {name: correlations[name] for name in strata if name in correlations}
     if not shown:
         raise AbsentError("the summary has no correlations of LoRA and full fine-tuning")
     names = list(PREDICTORS)
-    grid = new_axes(DOUBLE, 3.3, columns=len(shown))
+    grid = new_axes(DOUBLE, 3.9, columns=len(shown))
     for ax, (title, found) in zip(grid, shown.items(), strict=True):
-        handles = [_intervals(ax, names, found, **look) for look in _LOOKS]
+        handles = [_intervals(ax, names, found, **look) for look in _LOOKS.values()]
         runs = max(one["n"] for one in found.values())
         ax.set_yticks(range(len(names)), names if ax is grid[0] else [""] * len(names), fontsize=TICK, **PLAIN)
         for at, name in enumerate(names):
             if 0 < found[name]["n"] < runs:
                 ax.annotate(f"{found[name]['n']} runs", (0.62, at), va="center", fontsize=SMALL, color=MUTED, **PLAIN)
         for value in paper.FORGETTING_RHO.values():
-            ax.plot([value], [names.index("intruders") - 0.38], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
+            ax.plot([value], [names.index("intruders") - 0.44], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
         ax.axvline(0, color=MUTED, linewidth=0.7, zorder=0)
         ax.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.5, -0.6), xticks=(-1, -0.5, 0, 0.5, 1))
         ax.grid(axis="y", color=FAINT, linewidth=0.5)
         words(ax, title=f"{title}, {runs} runs", x="Spearman's ρ with forgetting")
     (mark,) = grid[0].plot([], [], "v", color=ALARM, markersize=3.5, markeredgewidth=0)
     theirs = ", ".join(f"{value:g} ({place})" for place, value in paper.FORGETTING_RHO.items())
-    key(grid[0], [*handles, mark], ["alone", "at equal update norm", f"paper: intruders, {theirs}"])
+    key(grid[0], [*handles, mark], [*_LOOKS, f"paper: intruders, {theirs}"])
     return figure_of(grid[0])
 
 
-_LOOKS: tuple[dict[str, Any], ...] = (
-    {"value": "rho", "ends": "interval", "shift": -0.12, "colour": CATEGORIES[0], "marker": "o"},
-    {
-        "value": "given_update_norm",
-        "ends": "given_update_norm_interval",
-        "shift": 0.18,
+_LOOKS: dict[str, dict[str, Any]] = {
+    "alone": {"value": "rho", "ends": "interval", "shift": -0.2, "colour": CATEGORIES[0], "marker": "o"},
+    "at equal task loss": {
+        "value": "given_task_loss",
+        "ends": "given_task_loss_interval",
+        "shift": 0.04,
+        "colour": CATEGORIES[2],
+        "marker": "^",
+    },
+    "at equal task loss and update norm": {
+        "value": "given_both",
+        "ends": "given_both_interval",
+        "shift": 0.28,
         "colour": CATEGORIES[4],
         "marker": "s",
     },
-)
+}
 
 
 def _intervals(
