@@ -73,12 +73,13 @@ def correlations(
             continue
         x = numpy.asarray([PREDICTORS[name](row) for row in kept], dtype=float)
         y = numpy.asarray([row["forgetting"] for row in kept])
+        drawn = _draws(kept, draws, seed)
         found[name] = {
             "rho": spearman(x, y),
-            "interval": _interval([spearman(x[at], y[at]) for at in _draws(kept, draws, seed)]),
+            "interval": _interval([spearman(x[at], y[at]) for at in drawn]),
             "n": len(kept),
             "configurations": len({configuration(row) for row in kept}),
-            **_controlled(name, x, y, kept, _draws(kept, draws, seed)),
+            **_controlled(name, x, y, kept, drawn),
         }
         if len(kept) == len(rows) and found[name]["rho"] is not None:
             complete[name] = x

@@ -1,7 +1,7 @@
 """The table of runs: what is trained, in the order in which it matters."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 FULL, LORA = "full", "lora"
@@ -71,18 +71,18 @@ class Plan:
     batch: int
     seeds: int
     ranks: tuple[int, ...]
-    fixed_alpha: float | None
     lora_rates: tuple[float, ...]
     full_rates: tuple[float, ...]
-    high_rates: dict[str, tuple[float, ...]]
-    others: tuple[tuple[str, int, float], ...]
     windows: int
     tasks: tuple[str, ...]
     general: str
-    sequence: tuple[int | None, ...]
-    budgeted: tuple[int, ...]
-    traced: tuple[int | None, ...]
-    intervened: tuple[int | None, ...]
+    fixed_alpha: float | None = None
+    high_rates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    others: tuple[tuple[str, int, float], ...] = ()
+    sequence: tuple[int | None, ...] = ()
+    budgeted: tuple[int, ...] = ()
+    traced: tuple[int | None, ...] = ()
+    intervened: tuple[int | None, ...] = ()
     draws: int = 1000
     stored: str = "bfloat16"
 
@@ -247,18 +247,11 @@ PLANS = {
         batch=8,
         seeds=3,
         ranks=(2, 8, 64),
-        fixed_alpha=None,
         lora_rates=(5e-4, 2e-3),
         full_rates=(5e-5, 2e-4),
-        high_rates={},
-        others=(),
         windows=32,
         tasks=("python",),
         general="wikipedia",
-        sequence=(),
-        budgeted=(),
-        traced=(),
-        intervened=(),
     ),
     "demo": Plan(
         size="small",
@@ -270,18 +263,11 @@ PLANS = {
         batch=32,
         seeds=3,
         ranks=(2, 32),
-        fixed_alpha=None,
         lora_rates=(1e-3, 3e-4),
         full_rates=(3e-4, 1e-4),
-        high_rates={},
-        others=(),
         windows=256,
         tasks=("python",),
         general="wikipedia",
-        sequence=(),
-        budgeted=(),
-        traced=(),
-        intervened=(),
         stored="float16",
     ),
     "smoke": Plan(

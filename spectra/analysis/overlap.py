@@ -13,7 +13,7 @@ from spectra import table
 from spectra.analysis.comparison import require_one_base
 from spectra.analysis.diagnosis import SCHEMA, provenance
 from spectra.analysis.settings import Progress, Settings
-from spectra.analysis.stream import is_zero, status_of
+from spectra.analysis.stream import is_zero, read_each, status_of
 from spectra.engine.resemblance import SIDES, Side
 from spectra.engine.threads import suited_to
 from spectra.engine.update_directions import update_directions
@@ -178,23 +178,13 @@ def _rows(first: Pairs, second: Pairs, settings: Settings, progress: Progress | 
     places = [place for place in first.places if place in second]
     if not places:
         raise UsageError("the two models change no matrix in common: there is nothing to compare.")
-    unread = 0
-    for done, place in enumerate(places):
-        if progress is not None:
-            progress(done, len(places), numbered(*place))
-        try:
-            pairs = first.pair(*place), second.pair(*place)
-        except InputError as fault:
-            unread += 1
-            if unread == len(places):
-                raise  # nothing could be read: that is the answer
-            yield _unread(first, place, fault)
+    for place, found in read_each(places, lambda place: (first.pair(*place), second.pair(*place)), progress):
+        if isinstance(found, InputError):
+            yield _unread(first, place, found)
             continue
-        with suited_to(pairs[0].shape):
-            row = _row(*pairs, settings)
+        with suited_to(found[0].shape):
+            row = _row(*found, settings)
         yield row
-    if progress is not None:
-        progress(len(places), len(places), "")
 
 
 def _unread(pairs: Pairs, place: Place, fault: InputError) -> Overlap:

@@ -4,8 +4,9 @@ The base's decomposition of a matrix is made once and used for every model that 
 of one matrix is a row with its status; the pass goes on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -29,6 +30,7 @@ from spectra.metrics.status import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE
 from spectra.text import numbered
 from spectra.updates import Storage, WeightPair
 
+Found = TypeVar("Found")
 _READ_CACHE = ("auto", "basis")
 # Peak memory of one pair in float32 matrices of its size, by method, measured at 1536 and 2048 on the CPU.
 COPIES = {"exact": 13, "basis": 10, "certified": 4, "auto": 13}
@@ -101,6 +103,27 @@ def stream(
         raise unread[0]  # nothing could be read: that is the answer, and no row is lost by it
     if progress is not None:
         progress(total, total, "")
+
+
+def read_each(
+    places: Sequence[Place], read: Callable[[Place], Found], progress: Progress | None
+) -> Iterator[tuple[Place, Found | InputError]]:
+    """Yield every place with what `read` gives for it, or with why it cannot be read; raise where none can be."""
+    unread = 0
+    for done, place in enumerate(places):
+        if progress is not None:
+            progress(done, len(places), numbered(*place))
+        found: Found | InputError
+        try:
+            found = read(place)
+        except InputError as fault:
+            unread += 1
+            if unread == len(places):
+                raise  # nothing could be read: that is the answer
+            found = fault
+        yield place, found
+    if progress is not None:
+        progress(len(places), len(places), "")
 
 
 def _prepared(

@@ -12,7 +12,7 @@ from spectra.analysis.agreement import Agreement, agreement
 from spectra.analysis.budget import alpha_pattern
 from spectra.analysis.diagnosis import SCHEMA, provenance
 from spectra.analysis.settings import Progress, Settings
-from spectra.analysis.stream import BaseDecomposition, memory_of, nothing_to_measure, status_of
+from spectra.analysis.stream import BaseDecomposition, memory_of, nothing_to_measure, read_each, status_of
 from spectra.engine import dense
 from spectra.engine.choose import Decompositions
 from spectra.engine.scales import Scaled
@@ -26,7 +26,7 @@ from spectra.metrics.intruders import Intruders, intruders
 from spectra.metrics.phase import PhaseCurve, bisect, first_crossing, intervals, side_curve
 from spectra.metrics.status import FAILED, FAILURES
 from spectra.metrics.threshold import threshold
-from spectra.text import numbered, show
+from spectra.text import show
 from spectra.updates import WeightPair
 
 SCALES = tuple(round(0.05 * step, 2) for step in range(41))
@@ -183,21 +183,11 @@ def _rows(
     pairs: Pairs, scales: tuple[float, ...], settings: Settings, progress: Progress | None
 ) -> Iterator[PhaseCurve]:
     """Yield a row for every matrix that the model changes, in base order."""
-    unread = 0
-    for done, place in enumerate(pairs.places):
-        if progress is not None:
-            progress(done, len(pairs), numbered(*place))
-        try:
-            pair = pairs.pair(*place)
-        except InputError as fault:
-            unread += 1
-            if unread == len(pairs):
-                raise  # nothing could be read: that is the answer
-            yield _unread(pairs, place, scales, fault)
+    for place, found in read_each(pairs.places, lambda place: pairs.pair(*place), progress):
+        if isinstance(found, InputError):
+            yield _unread(pairs, place, scales, found)
         else:
-            yield follow(pair, scales, settings)
-    if progress is not None:
-        progress(len(pairs), len(pairs), "")
+            yield follow(found, scales, settings)
 
 
 def _unread(pairs: Pairs, place: Place, scales: tuple[float, ...], fault: InputError) -> PhaseCurve:

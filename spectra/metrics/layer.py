@@ -34,12 +34,6 @@ class Layer(MatrixRow):
     "zero_update" and "zero_base" the balance too. scaling : as of the pair.
     """
 
-    key: str
-    name: str
-    index: int | None
-    shape: tuple[int, int]
-    status: str
-    reason: str
     method: str
     update_kind: str
     base_storage: Storage

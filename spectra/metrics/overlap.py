@@ -55,12 +55,6 @@ class Overlap(MatrixRow):
     choice among more; None where the next is not known.
     """
 
-    key: str
-    name: str
-    index: int | None
-    shape: tuple[int, int]
-    status: str
-    reason: str
     k: int = 0
     rank: tuple[int, int] = (0, 0)
     gap: tuple[float | None, float | None] = (None, None)

@@ -58,12 +58,6 @@ class PhaseCurve(MatrixRow):
     law : the predicted threshold beside it, None where W0 has no more than k values.
     """
 
-    key: str
-    name: str
-    index: int | None
-    shape: tuple[int, int]
-    status: str
-    reason: str
     method: str
     update_kind: str
     scales: tuple[float, ...]

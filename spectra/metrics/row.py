@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,7 @@ class Row(Mapping[str, Any]):
         return len(self._read)
 
 
+@dataclass(frozen=True, repr=False)
 class MatrixRow(Row):
     """A row about one matrix. status : "ok" where it was measured, else why not, with a reason."""
 
