@@ -19,29 +19,19 @@ from benchmarks.study.details import details
 from benchmarks.study.finetune import finetune, merged_folder
 from benchmarks.study.measure import compact, diagnosis
 from benchmarks.study.phases import phases
-from benchmarks.study.prepare import prepare
 from benchmarks.study.pretrain import pretrain
 from benchmarks.study.runs import PLANS, Run
-from benchmarks.study.state import State
-from benchmarks.study.texts import Text
 from benchmarks.study.training import bits_per_byte
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-LINES = b"".join(b"%d plus %d is %d\n" % (a, b, a + b) for a in range(40) for b in range(20))
 PLAN = replace(PLANS["smoke"], pretrain_steps=30, steps=8, batch=4, windows=2, tasks=("sums",), general="words")
-WORDS = Text("words", "made up", "none", b"the cat saw the dog and ran away\n" * 900, b"the dog saw a cat\n" * 90)
-SUMS = Text("sums", "made up", "none", LINES[: len(LINES) * 4 // 5], LINES[len(LINES) * 4 // 5 :])
 RUN = Run("sums", "lora", 4, 32.0, 2e-2, 0, 8, 4)
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    prepare(folder / "texts", WORDS, [SUMS], vocabulary.train_vocabulary(WORDS.train, 256))
-    state = State(folder, folder / "results", PLAN, "cpu")
-    pretrain(state, compiled=False)
-    return state
+def state(new_state):
+    return new_state(PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +56,9 @@ def test_the_base_is_bfloat16_and_is_scored_as_stored(state, texts):
     assert len(state.rows("base")) == 1
 
 
-def test_tokens_come_back_in_order(state, texts):
+def test_tokens_come_back_in_order(state, texts, sums):
     tokenizer = vocabulary.load(state.folder / "texts" / "vocabulary.json")
-    assert tokenizer.decode(texts.train("sums").tolist()).encode() == SUMS.train
+    assert tokenizer.decode(texts.train("sums").tolist()).encode() == sums.train
 
 
 def test_a_run_learns_and_its_row_is_spectras(state, tuned):

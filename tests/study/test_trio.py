@@ -17,11 +17,8 @@ import spectra
 from benchmarks.study import model as models
 from benchmarks.study import vocabulary
 from benchmarks.study.finetune import finetune
-from benchmarks.study.prepare import prepare
-from benchmarks.study.pretrain import pretrain
 from benchmarks.study.runs import PLANS, grid
 from benchmarks.study.state import State
-from benchmarks.study.texts import Text
 from benchmarks.study.trio import choice
 from benchmarks.study.trio import ship as shipping
 from benchmarks.study.trio.page import page
@@ -30,9 +27,6 @@ from spectra.cli.demo import MODELS
 from spectra.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
-LINES = b"".join(b"%d plus %d is %d\n" % (a, b, a + b) for a in range(40) for b in range(20))
-WORDS = Text("words", "made up", "none", b"the cat saw the dog and ran away\n" * 900, b"the dog saw a cat\n" * 90)
-SUMS = Text("sums", "made up", "none", LINES[: len(LINES) * 4 // 5], LINES[len(LINES) * 4 // 5 :])
 PLAN = replace(
     PLANS["demo"], size="tiny", context=64, pretrain_steps=30, pretrain_batch=8, steps=6, batch=4, seeds=3, ranks=(3,),
     lora_rates=(2e-2,), full_rates=(2e-3, 1e-2), windows=2, tasks=("sums",), general="words",
@@ -86,11 +80,8 @@ def test_the_demo_plan_has_the_models_that_the_command_names():
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    prepare(folder / "texts", WORDS, [SUMS], vocabulary.train_vocabulary(WORDS.train, 256))
-    state = State(folder, folder / "results", PLAN, "cpu")
-    pretrain(state, compiled=False)
+def state(new_state):
+    state = new_state(PLAN)
     texts = state.texts()
     for run in grid(PLAN):
         state.append("runs", finetune(run, state, texts))
@@ -153,7 +144,7 @@ def test_what_is_stored_is_what_was_trained_in_float16(shipped, state, record, n
         assert name != "base" or torch.equal(ours[key], value)
 
 
-def test_the_record_tells_the_stored_files_and_every_run(shipped, state, record):
+def test_the_record_tells_the_stored_files_and_every_run(shipped, state, record, sums):
     rows = {one["id"]: one for one in state.rows("runs")}
     assert record["models"] == [LORA, FULL]
     assert [len(record[name]["runs"]) for name in record["models"]] == [3, 6]
@@ -171,7 +162,7 @@ def test_the_record_tells_the_stored_files_and_every_run(shipped, state, record)
         assert mine["intruders"] == trained["spectra"]["counts"]["count"]
         assert mine["forgetting"] == trained["forgetting"]
     assert record["base"]["held_out"]["words"]["bits_per_byte"] == state.row("base", "base")["losses"]["words"]
-    assert record["texts"]["sums"]["held_out"]["sha256"] == hashlib.sha256(SUMS.held_out).hexdigest()
+    assert record["texts"]["sums"]["held_out"]["sha256"] == hashlib.sha256(sums.held_out).hexdigest()
     assert [(one["stages"], one["seconds"]) for one in record["machines"]] == [(["base", "runs"], 2.0), (["ship"], 1.0)]
     assert len(record["sha256"]) == 3
     assert max(record[LORA]["intruders"]["count"], record[FULL]["intruders"]["count"]) > 0
