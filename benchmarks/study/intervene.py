@@ -83,15 +83,15 @@ def _matrices(run: Run, state: State) -> Iterator[Matrix]:
     draw = random.Random(run.seed)
     with spectra.open_pairs(state.base, folder, include=[models.BLOCKS]) as pairs:
         for pair in pairs:
-            update = pair.update.dense().to(state.device)
-            weight = pair.base.to(state.device) + update
-            U, S, Vh = torch.linalg.svd(weight.double(), full_matrices=False)
+            update = pair.update.dense()
+            weight = pair.base + update
+            U, S, Vh = torch.linalg.svd(weight.double(), full_matrices=False)  # a GPU is slower at this size
             verdict = verdicts[pair.key]
             intruders = tuple(at for at, word in enumerate(verdict) if word != "kept")
             kept = [at for at, word in enumerate(verdict) if word == "kept"]
             drawn = tuple(draw.sample(kept, min(len(intruders), len(kept))))
-            top = (part.float() for part in (U[:, :TOP], S[:TOP], Vh[:TOP]))
-            yield Matrix(pair.key, weight, update, *top, intruders, drawn)
+            parts = (weight, update, U[:, :TOP].float(), S[:TOP].float(), Vh[:TOP].float())
+            yield Matrix(pair.key, *(part.to(state.device) for part in parts), intruders, drawn)
 
 
 def _scaled(matrices: list[Matrix], kind: str, scale: float) -> Callable[[Matrix], torch.Tensor] | None:
