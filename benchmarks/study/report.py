@@ -159,7 +159,8 @@ def _interventions(rows: Sequence[Row]) -> str:
         kinds = list(dict.fromkeys(one["kind"] for one in row["scaled"]))
         at = {(one["kind"], one["scale"]): one for one in row["scaled"]}
         cells = [[kind, *(_change(at.get((kind, scale))) for scale in scales)] for kind in kinds]
-        head = f"### {row['task']}, {row['method']}" + (f" r = {row['rank']}" if row["rank"] else "")
+        rank = f" r = {row['rank']}" if row["rank"] else ""
+        head = f"### {row['task']}, {row['method']}{rank}, rate {row['learning_rate']:g}"
         parts.append(
             f"{head}: {row['intruders']['mean']:.1f} intruders\n\n" + table(["scaled", *map(str, scales)], cells)
         )

@@ -64,7 +64,11 @@ def by_rank(tables: Tables) -> Figure:
         handles = spread(ax, series)
         places(ax, [*ranks, *map(rate, rates)], apart=len(ranks))
         ax.tick_params(axis="x", rotation=60)
-        ax.set_ylim(0 if title != "Loss on the task" else None)
+        least = min(value for one in series for seeds in one.values.values() for value in seeds)
+        if least < 0:  # a model may come out better than it was
+            ax.axhline(0, color=MUTED, linewidth=0.6, zorder=0)
+        elif title != "Loss on the task":
+            ax.set_ylim(0)
         words(ax, title=title, x="rank of LoRA | rate of full", y=unit)
     key(grid[0], handles, [one.name for one in series])
     return figure_of(grid[0])

@@ -25,11 +25,12 @@ class Tables:
 
     order : which of the study's tasks, 0 for the main one, the first in the table of runs. task : its name. main : its
     runs, without the configurations of which the summary calls a seed diverged: they are in the tables, and would hide
-    all others on one axis.
+    all others on one axis. whole : with them, where they came back.
     """
 
     folder: Path
     order: int = 0
+    whole: bool = False
 
     def rows(self, table: str) -> list[Row]:
         """Every finished row of a table. Raises AbsentError where there is none."""
@@ -61,10 +62,16 @@ class Tables:
         return Tables(self.folder, order=1)
 
     @cached_property
+    def real(self) -> "Tables":
+        """The same of the model made by others: every run, as those that diverged there came back."""
+        return Tables(self.folder / "real", whole=True)
+
+    @cached_property
     def main(self) -> list[Row]:
         """The runs of the main task that are drawn."""
         own = [row for row in self.runs if row["task"] == self.task]
-        left_out = {configuration(row) for row in own if row["id"] in self.summary["diverged"]}
+        diverged = () if self.whole else self.summary["diverged"]
+        left_out = {configuration(row) for row in own if row["id"] in diverged}
         return [row for row in own if configuration(row) not in left_out]
 
     @cached_property
