@@ -12,7 +12,7 @@ from spectra.engine.krylov import Operator
 from spectra.engine.leading import Leading, leading
 from spectra.engine.projections import Projections
 from spectra.engine.quadrature import Quadrature
-from spectra.engine.resemblance import SIDES, Resemblance, Side, compared, interval, rounding_of
+from spectra.engine.resemblance import SIDES, Resemblance, Side, blur, compared, interval, rounding_of
 from spectra.engine.update_spectrum import LEAST, MOST, SPECTRA, UpdateSpectrum, largest_entry, update_spectrum
 from spectra.errors import MachineError, UsageError
 from spectra.text import count, listing, nearest, show
@@ -31,6 +31,7 @@ SWEPT = 100  # leading vectors that the exact path compares: with all of them kn
 _FINE_UP_TO = 1024  # smaller dimension up to which the certified path computes in float64
 _SMALLEST = 64  # smaller dimension below which a Krylov space would be the whole space
 _SPAN = 16
+_BLURRED = 0.02  # width of a similarity's interval from which the exact path computes in float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,11 @@ def _exact(pair: WeightPair, request: Request, base: SVD | None, because: str) -
     spectrum = _update_spectrum(pair, request)
     if base is None or base.vector_error:  # the reference takes no vector that is not as it was computed
         base = dense.svd(pair.base, device=request.device)
-    tuned = dense.svd(pair.tuned(), device=request.device)
+    tuned = dense.svd(_in_precision_of(base, pair), device=request.device)
+    if not base.fine and _is_blurred(base, tuned, request):
+        base = dense.svd(pair.base.double(), device=request.device)
+        tuned = dense.svd(_in_precision_of(base, pair), device=request.device)
+        because += "; in float64, as float32 blurs a leading direction"
     compare = max(request.k, SWEPT)
     seen = Projections.of(pair.update, tuned.U[:, :compare].T, tuned.Vh[:compare])
     return Decompositions(
@@ -168,6 +173,20 @@ def _exact(pair: WeightPair, request: Request, base: SVD | None, because: str) -
         update_estimate=spectrum.estimate,
         projections=seen,
     )
+
+
+def _in_precision_of(base: SVD, pair: WeightPair) -> torch.Tensor:
+    """W in float32, or in float64 where its base was decomposed in that."""
+    return pair.base.double() + pair.update.dense() if base.fine else pair.tuned()
+
+
+def _is_blurred(base: SVD, tuned: SVD, request: Request) -> bool:
+    """Whether the rounding of both decompositions leaves a similarity uncertain, or a verdict open."""
+    for side in request.sides:
+        least, most = blur(base, tuned, k=request.k, side=side)
+        if bool(((most - least > _BLURRED) | ((least < request.epsilon) & (most >= request.epsilon))).any()):
+            return True
+    return False
 
 
 def _certified(pair: WeightPair, request: Request) -> Decompositions:

@@ -43,6 +43,11 @@ class SVD:
     def shape(self) -> tuple[int, int]:
         return self.U.shape[0], self.Vh.shape[1]
 
+    @property
+    def fine(self) -> bool:
+        """Whether it was made in float64, and its vectors are as they were computed."""
+        return "float64" in self.method and self.vector_error == 0
+
     def vectors(self, side: str) -> torch.Tensor:
         """Return the singular vectors of one side as columns: `[m, q]` left, `[n, q]` right."""
         return self.U if side == "left" else self.Vh.T
@@ -59,18 +64,24 @@ def relative_gaps(values: torch.Tensor) -> torch.Tensor:
     ill-defined: only the space it shares with its neighbour is.
     """
     S = values.double()
-    steps = torch.cat([S.new_full((1,), torch.inf), S[:-1] - S[1:], S.new_full((1,), torch.inf)])
-    gaps = torch.minimum(steps[:-1], steps[1:])
-    return torch.where(S > 0, gaps / S.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(S))
+    return torch.where(S > 0, gaps(S) / S.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(S))
 
 
-def resolution(largest: float, shape: tuple[int, int]) -> float:
+def gaps(values: torch.Tensor) -> torch.Tensor:
+    """Return, for each of q descending values, its distance to the nearest other value, infinite for a lone one. [q]"""
+    alone = values.new_full((1,), torch.inf)
+    steps = torch.cat([alone, values[:-1] - values[1:], alone])
+    return torch.minimum(steps[:-1], steps[1:])
+
+
+def resolution(largest: float, shape: tuple[int, int], *, fine: bool = False) -> float:
     """Return the size below which singular values, and differences of them, are rounding of float32.
 
     `8 eps sigma_1`, above 1024 rows or columns `sqrt(max(m, n)) / 4` times `eps sigma_1`: 2 to 7 eps were
-    measured at 64 to 2000. largest : sigma_1.
+    measured at 64 to 2000. largest : sigma_1. fine : of float64 instead.
     """
-    return float(torch.finfo(torch.float32).eps * max(8.0, max(shape) ** 0.5 / 4) * largest)
+    eps = torch.finfo(torch.float64 if fine else torch.float32).eps
+    return float(eps * max(8.0, max(shape) ** 0.5 / 4) * largest)
 
 
 def check(matrix: torch.Tensor, U: torch.Tensor, S: torch.Tensor, Vh: torch.Tensor) -> tuple[float, float]:

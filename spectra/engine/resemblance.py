@@ -5,14 +5,13 @@ from typing import Literal
 
 import torch
 
-from spectra.engine.decomposition import SVD, resolution
+from spectra.engine.decomposition import SVD, gaps, resolution
 from spectra.errors import UsageError
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, ...] = ("left", "right")
 _CONTENDERS = 8  # base vectors most like a tuned one, among which the most like is
 _TINY = 1e-300
-_FINER = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,7 @@ class Resemblance:
     found, bound : [K], an interval that holds `max_i |cos|` over all p base directions.
     residual : [K], `||W v - sigma u|| / sigma_1`. steps : Krylov steps made for it, 0 where none were needed.
     missed : bound on the probability that a leading value was overlooked; 0 where that is proven.
+    fine : base and tuned were both decomposed in float64.
 
     On the exact path q = p, and found equals bound.
     """
@@ -40,6 +40,7 @@ class Resemblance:
     residual: torch.Tensor
     steps: int = 0
     missed: float = 0.0
+    fine: bool = False
 
     @property
     def dimension(self) -> int:
@@ -72,7 +73,8 @@ def compared(base: SVD, tuned: SVD, *, k: int, side: Side = "left") -> Resemblan
     every = cosines(base, tuned, k=k, side=side).double()
     similarity = every.amax(0) if len(every) else every.new_zeros(every.shape[1])
     nothing, residual = torch.zeros_like(similarity), torch.full_like(similarity, tuned.residual)
-    return Resemblance(side, base.shape, every, base.S.double(), nothing, similarity, similarity, residual)
+    values, fine = base.S.double(), base.fine and tuned.fine
+    return Resemblance(side, base.shape, every, values, nothing, similarity, similarity, residual, fine=fine)
 
 
 def interval(
@@ -98,7 +100,15 @@ def interval(
 
 
 def rounding_of(base: SVD) -> float:
-    """Return the error of singular values in the precision that a base was decomposed in."""
-    largest = float(base.S[0]) if len(base.S) else 0.0
-    fine = base.S.dtype == torch.float64 and base.U.dtype == torch.float64
-    return resolution(largest, base.shape) * (_FINER if fine else 1.0)
+    """Return the error of singular values in the precision that a matrix was decomposed in."""
+    return resolution(float(base.S[0]), base.shape, fine=base.fine) if len(base.S) else 0.0
+
+
+def blur(base: SVD, tuned: SVD, *, k: int, side: Side) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an interval for each of the top `min(k, p)` similarities, [K] and [K], that rounding leaves open.
+
+    A tuned vector is off by at most about the rounding over the gap to the nearest other value (Wedin 1972), the
+    base's as in `interval`. Both are narrow but where a value much larger than the others sets the rounding.
+    """
+    error = (rounding_of(tuned) / gaps(tuned.S.double())[:k].clamp_min(_TINY)).clamp_max(1)
+    return interval(cosines(base, tuned, k=k, side=side).double(), base.S.double(), rounding_of(base), error)

@@ -6,6 +6,7 @@ import torch
 from spectra import testing
 from spectra.engine import dense, factored
 from spectra.engine.choose import METHODS, Request, decompose, require_device, require_method
+from spectra.engine.resemblance import blur
 from spectra.errors import MachineError, UsageError
 from spectra.updates import LowRank
 
@@ -113,3 +114,52 @@ def test_auto_is_the_accelerator_where_there_is_one(monkeypatch):
     assert require_device("auto") == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert require_device("auto") == "cpu"
+
+
+def spiked(ratio, seed=0):
+    """A base whose largest value is `ratio` times its next, so that float32 resolves the others badly, and a LoRA."""
+    generator = torch.Generator().manual_seed(seed)
+    U, S, Vh = torch.linalg.svd(torch.randn(120, 100, generator=generator).double(), full_matrices=False)
+    S = S / S[0]
+    S[0] = ratio
+    B, A = torch.randn(120, 3, generator=generator), torch.randn(3, 100, generator=generator)
+    B *= 0.9 / torch.linalg.matrix_norm(B @ A, 2)
+    return testing.weight_pair((U * S @ Vh).float(), LowRank(B, A))
+
+
+def similarity_by_definition(pair, k):
+    U0 = torch.linalg.svd(pair.base.double())[0][:, : min(pair.shape)]
+    B, A = (factor.double() for factor in pair.update.factors)
+    return (U0.T @ torch.linalg.svd(pair.base.double() + B @ A)[0][:, :k]).abs().amax(0)
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e5])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_value_far_above_the_others_does_not_blur_them(method, ratio):
+    pair = spiked(ratio)
+    found = decompose(pair, Request(method=method))
+    (side,) = found.resemblances
+    expected = similarity_by_definition(pair, 10)
+    assert bool((side.found[:10] <= expected + 1e-5).all())
+    assert bool((side.bound[:10] >= expected - 1e-5).all())
+    if found.method == "exact":
+        assert "in float64, as float32 blurs a leading direction" in found.reason
+
+
+def test_a_base_in_float64_has_its_tuned_weight_in_float64_too():
+    pair = spiked(1e5)
+    known = dense.svd(pair.base.double())
+    found = decompose(pair, Request(method="exact"), base=known)
+    torch.testing.assert_close(found.resemblances[0].found[:10], similarity_by_definition(pair, 10), rtol=0, atol=1e-5)
+
+
+def test_what_float32_leaves_open_holds_what_float64_finds():
+    pair = spiked(1e4, seed=1)
+    least, most = blur(dense.svd(pair.base), dense.svd(pair.tuned()), k=10, side="left")
+    expected = similarity_by_definition(pair, 10)
+    assert bool(((least <= expected + 1e-6) & (expected <= most + 1e-6)).all())
+    assert float((most - least).max()) > 0.02
+
+
+def test_an_even_spectrum_is_decomposed_in_float32():
+    assert "float64" not in decompose(low_rank(), Request(method="exact")).reason
