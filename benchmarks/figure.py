@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from spectra.plots.style import (
     CATEGORIES,
@@ -61,8 +61,7 @@ def draw(results: list[dict[str, Any]], target: Path) -> None:
             continue
         _panel(ax, *panels[at], list(shown), times)
         ax.set_yticks(range(len(shown)), shown.values() if at % columns == 0 else [""] * len(shown), fontsize=TICK)
-        if at + columns >= len(panels):
-            ax.set_xlabel("time a matrix", fontsize=LABEL, color=INK)
+        ax.set_xlabel("time for one matrix", fontsize=LABEL, color=INK)
     whole = figure_of(grid[0])
     whole.set_label("Time of each method for each matrix, with its ratio to two full SVDs")
     for form in ("png", "svg"):
@@ -93,6 +92,7 @@ def _panel(ax: Axes, machine: dict[str, Any], case: dict[str, Any], shown: list[
                     color=INK)  # fmt: skip
     ax.set_xlim(low, high)
     ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(LogLocator(100))
     ax.xaxis.set_major_formatter(lambda value, _: _seconds(value))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.tick_params(axis="y", length=0)

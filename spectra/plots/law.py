@@ -42,8 +42,9 @@ def law(sweep: ModelSweep, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, SINGLE, 3.3 + legend_room(modules, SINGLE))
     places = [(_exact(row), row.law.critical) for row in rows if row.law is not None]
     every = [value for place in places for value in place]
-    low, high = min(every) / 1.25, max(every) * 1.25
-    ends = np.array([low, high])
+    for axis in ("x", "y"):
+        log_axis(ax, axis, min(every) / 1.25, max(every) * 1.25)
+    ends = np.array(ax.get_xlim())
     ax.fill_between(ends, ends / _FACTOR, ends * _FACTOR, color=FAINT, linewidth=0, alpha=0.7, zorder=0)
     ax.plot(ends, ends, color=MUTED, linewidth=0.8, zorder=1)
     handles = []
@@ -58,8 +59,6 @@ def law(sweep: ModelSweep, *, ax: Axes | None = None) -> Axes:
                 handles.append(handle)
     for line in (ax.axhline, ax.axvline):
         line(1, color=INK, linewidth=0.5, linestyle=(0, (4, 2)), zorder=1)
-    log_axis(ax, "x", low, high)
-    log_axis(ax, "y", low, high)
     words(ax, x="exact critical scale", y="predicted by the threshold law")
     legend(ax, handles, modules, "The law against the curve")
     _note(ax, sweep)

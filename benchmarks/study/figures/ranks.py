@@ -12,12 +12,13 @@ from benchmarks.study.figures.spread import Series, key, level, places, spread
 from benchmarks.study.figures.tables import Row, Tables, doubled, grouped, rate, spectra
 from benchmarks.study.runs import FULL, LORA
 from spectra.plots.elements import PLAIN, log_axis, words
-from spectra.plots.style import CATEGORIES, DOUBLE, INK, INTENSITY, MARKERS, MUTED, SMALL, figure_of, new_axes
+from spectra.plots.style import CATEGORIES, DOUBLE, INTENSITY, MARKERS, MUTED, SMALL, figure_of, new_axes
 
 Take = Callable[[Row], float]
 BITS = "bits per byte"
 FULL_COLOUR = CATEGORIES[6]
 CROWDED = 0.03  # bits per byte between two points that are both named
+NAMED = (4, -8), (-2, 5)  # where a point's name stands: settings that cross take turns
 
 
 def settings(tables: Tables) -> list[tuple[str, str, str, list[Row]]]:
@@ -152,7 +153,7 @@ def trade_off(tables: Tables) -> Figure:
     full = [row for row in tables.main if row["method"] == FULL]
     groups.append(("full, by rate", FULL_COLOUR, "D", full))
     handles, names = [], []
-    for label, colour, marker, rows in groups:
+    for order, (label, colour, marker, rows) in enumerate(groups):
         ordered = sorted(rows, key=lambda row: (row["rank"] or 0, row["learning_rate"]))
         own = grouped(ordered, lambda row: (row["rank"], row["learning_rate"]))
         means = [tuple(statistics.fmean(row[what] for row in part) for what in ("task_loss", "forgetting"))
@@ -166,8 +167,8 @@ def trade_off(tables: Tables) -> Figure:
             if any(abs(x - left) < CROWDED and abs(y - low) < CROWDED for left, low in said):
                 continue
             said.append((x, y))
-            ax.annotate(str(rank or rate(value)), (x, y), xytext=(4, -7), textcoords="offset points", fontsize=SMALL,
-                        color=INK, **PLAIN)  # fmt: skip
+            ax.annotate(str(rank or rate(value)), (x, y), xytext=NAMED[order % 2], textcoords="offset points",
+                        fontsize=SMALL, color=colour, **PLAIN)  # fmt: skip
     ax.invert_xaxis()
     ax.set_ylim(0)
     words(ax, title="What each run forgot for what it learnt", x=f"loss on the task, {BITS} (learns more to the right)",
