@@ -121,7 +121,7 @@ def diagnose(
     initial : path
         The adapter before training, whose factors are subtracted, where its start changed the base.
     alpha : float
-        The alpha of an adapter whose file does not hold it.
+        The alpha of an adapter whose file does not hold it; refused where it does, as every option without effect.
     names : mapping
         From module names in the adapter to those in the base, where they are not the same.
     truncate : int
@@ -317,8 +317,10 @@ def sweep(
     Notes
     -----
     At scale 1 the counts are those of `diagnose`; at 0 none is rotated or new. The critical scale is the smallest
-    crossing that the grid brackets, bisected to 1e-4 of its value: `bracket` holds both ends. At 4096 x 4096 with
-    r = 16 and the base known, 40 scales take about eight times as long as one.
+    found, to 1e-4 of its value (`bracket` holds both ends), whatever the scales asked for: scales between neighbours
+    are looked at where a leading direction, turning by the shortest way, might pass below epsilon. Stretches that
+    were too short to look into are at most `resolution` long. `intervals` know only the scales looked at. At 4096 x
+    4096 with r = 16 and the base known, 40 scales take about eight times as long as one.
 
     References
     ----------

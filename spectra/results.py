@@ -98,7 +98,7 @@ class Comparison(Shown, Drawn, Paged, comparison.ModelComparison):
     """A comparison that prints as a ranking, shows itself in a notebook, and writes HTML and figures."""
 
     def __repr__(self) -> str:
-        order = ", ".join(f"{standing.place}. {standing.name}" for standing in self.standings)
+        order = ", ".join(f"{standing.label} {standing.name}".strip() for standing in self.standings)
         return f"<Comparison of {len(self.models)} models: {order}>"
 
     def _summary(self) -> RenderableType:

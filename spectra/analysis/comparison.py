@@ -13,7 +13,7 @@ from spectra.analysis.claims import Claim, claims
 from spectra.analysis.diagnosis import SCHEMA, Diagnosis, conclude
 from spectra.analysis.equal_size import at_equal_size
 from spectra.analysis.guide import Guide, guide
-from spectra.analysis.ranking import Standing, rank_models
+from spectra.analysis.ranking import Ranking, Standing, rank_models
 from spectra.analysis.settings import Progress, Settings
 from spectra.analysis.side_by_side import line_up
 from spectra.analysis.similarity_map import SimilarityMap, similarity_map
@@ -22,7 +22,7 @@ from spectra.analysis.sweep import require_sweepable
 from spectra.errors import UsageError
 from spectra.loaders.base import open_base
 from spectra.loaders.options import Reading
-from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.loaders.pairing import Pairs, open_among, require_effect
 from spectra.loaders.plan import Place
 from spectra.loaders.replication import layers_of
 from spectra.loaders.source import Model
@@ -35,16 +35,22 @@ class ModelComparison:
     """Diagnoses of several models of one base, side by side.
 
     models : name -> diagnosis, in the order given; matrix : the one whose similarity maps are in `maps`;
-    standings : models ranked by evidence; claims : what differs between them, each with its evidence and its limits;
+    ranking : the models in order, as far as the evidence agrees on one; claims : what differs between them, each with
+    its evidence and its limits, what the evidence disagrees on first;
     guide : the decision table, with this model's own numbers where there are any.
     """
 
     models: dict[str, Diagnosis]
     matrix: str | None
     maps: dict[str, SimilarityMap]
-    standings: tuple[Standing, ...]
+    ranking: Ranking
     claims: tuple[Claim, ...]
     guide: Guide
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """The models in the order of the ranking."""
+        return self.ranking.standings
 
     @property
     def failed(self) -> int:
@@ -56,6 +62,7 @@ class ModelComparison:
             "schema": SCHEMA,
             "models": {name: diagnosis.to_dict() for name, diagnosis in self.models.items()},
             "ranking": [standing.to_dict() for standing in self.standings],
+            "ranking_rule": self.ranking.rule,
             "claims": [asdict(claim) for claim in self.claims],
             "guide": self.guide.to_dict(),
             "matrix": self.matrix,
@@ -104,7 +111,8 @@ def compare(
         stack.callback(shared.source.close)
         for name, model in models.items():
             own = reading | {"initial": (initials or {}).get(name)}
-            opened[name] = stack.enter_context(open_pairs(shared, model, **own))
+            opened[name] = stack.enter_context(open_among(shared, model, **own))
+        require_effect(opened.values())
         require_one_base(opened)
         chosen = None if matrix is None else _place_of(matrix, opened)
         rows: dict[str, list[Layer]] = {name: [] for name in opened}
@@ -116,13 +124,13 @@ def compare(
         holders = {name: pairs for name, pairs in opened.items() if chosen in _measured(rows[name])}
         maps = {name: similarity_map(pairs, chosen, settings) for name, pairs in holders.items() if chosen}
         table_ = guide(next(iter(opened.values())).base, found)
-        standings = rank_models(found)
-        lined_up = line_up(found, [standing.name for standing in standings])
+        lined_up = line_up(found)
         if lined_up and equal_size:
             sized = tuple(at_equal_size(pair, found, opened, settings, progress) for pair in lined_up.pairs)
             lined_up = replace(lined_up, pairs=sized)
-    said = claims(found, lined_up)
-    return ModelComparison(found, numbered(*chosen) if chosen else None, maps, standings, said, table_)
+    ranking = rank_models(found, lined_up)
+    said = (*ranking.ties, *claims(found, lined_up))
+    return ModelComparison(found, numbered(*chosen) if chosen else None, maps, ranking, said, table_)
 
 
 def require_one_base(opened: Mapping[str, Pairs]) -> None:

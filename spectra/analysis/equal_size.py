@@ -35,7 +35,8 @@ def at_equal_size(
     for done, rows in enumerate(common):
         if progress is not None:
             progress(done, len(common), numbered(rows[0].key, rows[0].index))
-        curve = follow(opened[larger].pair(rows[at].key, rows[at].index), require_scales([scale]), settings)
+        larger_pair = opened[larger].pair(rows[at].key, rows[at].index)
+        curve = follow(larger_pair, require_scales([scale]), settings, search=False)
         if not curve.ok:
             failed += 1
             continue

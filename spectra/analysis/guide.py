@@ -19,14 +19,16 @@ from spectra.text import percent, quantity, size
 TRAINED, FROZEN = 16.0, 2.0
 # NF4 with double quantisation: 4 bits and 0.127 bits of constants (Dettmers et al., arXiv:2305.14314).
 FOUR_BIT = (4 + 0.127) / 8
+DEFINITION = "definition of the method"
 RANK, BOTTLENECK, VIRTUAL_TOKENS, CONTEXT = 16, 16, 20, 1024
 
 COLUMNS = (
     "core mechanism",
     "trainable share",
     "training memory",
-    "storage a task",
+    "storage per task",
     "inference latency",
+    "intruders",
     "forgetting",
     "primary use",
     "prefer when",
@@ -84,8 +86,8 @@ def guide(base: Base, models: Mapping[str, Diagnosis] | None = None) -> Guide:
     assumptions = (
         f"Computed for this base: {quantity(shape.parameters)} parameters, {shape.blocks} blocks of width "
         f"{shape.width}. LoRA and QLoRA at r = {RANK} on every block matrix unless measured; bottleneck width / "
-        f"{BOTTLENECK}, two a block; {VIRTUAL_TOKENS} virtual tokens. Memory: mixed-precision AdamW, {TRAINED:g} "
-        "bytes a trained parameter and 2 a frozen one, without activations."
+        f"{BOTTLENECK}, two per block; {VIRTUAL_TOKENS} virtual tokens. Memory: mixed-precision AdamW, {TRAINED:g} "
+        "bytes per trained parameter and 2 per frozen one, without activations."
     )
     return Guide(rows, COLUMNS, shape.parameters, assumptions)
 
@@ -112,7 +114,7 @@ def _computed(text: str, how: str) -> Cell:
     return Cell(text, "computed", how)
 
 
-def _said(text: str, source: str = "definition of the method") -> Cell:
+def _said(text: str, source: str = DEFINITION) -> Cell:
     return Cell(text, "source", source)
 
 
@@ -120,19 +122,20 @@ def _costs(trained: float, frozen_bytes: float, shape: _Shape, how: str) -> tupl
     """Trainable share, training memory and storage of one task."""
     return (
         _computed(f"{percent(trained / max(shape.parameters, 1))} ({quantity(trained)})", how),
-        _computed(size(TRAINED * trained + frozen_bytes), "16 bytes a trained parameter, frozen ones as stored"),
+        _computed(size(TRAINED * trained + frozen_bytes), "16 bytes per trained parameter, frozen ones as stored"),
         _computed(size(2 * trained), "half precision"),
     )
 
 
-def _forgetting(models: Sequence[tuple[str, Diagnosis]], otherwise: Cell) -> Cell:
+def _intruders(models: Sequence[tuple[str, Diagnosis]], otherwise: str) -> Cell:
+    """What was counted in the models, or what the paper says of its own."""
     if not models:
-        return otherwise
+        return _said(otherwise, "arXiv:2410.21228")
     parts = []
     for name, model in models[:4]:
         found, examined = model.summary["rotated"] + model.summary["new"], model.summary["examined"]
-        parts.append(f"{name}: {found} of {examined} directions are intruders")
-    return Cell("; ".join(parts), "measured", "intruders, arXiv:2410.21228; forgetting itself needs an evaluation")
+        parts.append(f"{name}: {found} of {examined} leading directions")
+    return Cell("; ".join(parts), "measured", "rotated or new")
 
 
 def _full(shape: _Shape, models: Sequence[tuple[str, Diagnosis]]) -> tuple[Cell, ...]:
@@ -140,10 +143,9 @@ def _full(shape: _Shape, models: Sequence[tuple[str, Diagnosis]]) -> tuple[Cell,
         _said("every weight moves: W = W0 + dW, dW unconstrained"),
         *_costs(shape.parameters, 0, shape, "every parameter"),
         _said("none added"),
-        _forgetting(
-            models, _said("few intruder dimensions, but the largest change of all weights", "arXiv:2410.21228")
-        ),
-        _said("a new domain or language; the best reachable quality"),
+        _intruders(models, "hardly any in the paper's models"),
+        _said("more than LoRA in the papers' runs", "arXiv:2405.09673, 2410.21228"),
+        _said("what is far from the pre-training: there it learnt more than LoRA", "arXiv:2405.09673"),
         _said("memory allows it and one model serves one purpose"),
     )
 
@@ -156,12 +158,14 @@ def _lora(shape: _Shape, models: Sequence[tuple[str, Diagnosis]]) -> tuple[Cell,
     return (
         _said("W = W0 + s B A, B and A of rank r", "arXiv:2106.09685"),
         *costs,
-        _said("none once merged; two thin products a matrix while unmerged"),
-        _forgetting(
-            models, _said("learns less and forgets less; intruders at low rank", "arXiv:2405.09673, 2410.21228")
+        _said("none once merged; two thin products per matrix while unmerged"),
+        _intruders(models, "at low rank, fewer at high rank with alpha = 2r"),
+        _said("less than full fine-tuning, and learns less, in the papers' runs", "arXiv:2405.09673, 2410.21228"),
+        _said("many tasks on one base; instruction tuning", "arXiv:2106.09685, 2405.09673"),
+        _said(
+            "memory is short or many variants are served; r >= 16, alpha = 2r or rsLoRA",
+            "arXiv:2405.09673, 2312.03732",
         ),
-        _said("many tasks on one base; instruction tuning"),
-        _said("memory is short or many variants are served; r >= 16, alpha = 2r or rsLoRA"),
     )
 
 
@@ -187,7 +191,8 @@ def _qlora(shape: _Shape) -> tuple[Cell, ...]:
         _said("LoRA on a base stored in 4 bits (NF4)", "arXiv:2305.14314"),
         *_costs(trained, frozen, shape, f"r = {RANK} on every block matrix"),
         _said("dequantising each matrix in every pass; merging gives back half precision"),
-        _said("as LoRA; the update also repairs quantisation error", "arXiv:2305.14314"),
+        _said("as LoRA: its update has the same form"),
+        _said("as LoRA by its form; the update makes up for the quantisation as well", "arXiv:2305.14314"),
         _said("a model too large for the card in half precision"),
         _said("the base in half precision does not fit"),
     )
@@ -199,12 +204,14 @@ def _bottleneck(shape: _Shape) -> tuple[Cell, ...]:
     extra = trained / max(shape.linear_parameters, 1)
     return (
         _said("small bottleneck layers between the frozen ones; no dW", "arXiv:1902.00751"),
-        *_costs(trained, FROZEN * shape.parameters, shape, f"width / {BOTTLENECK}, two a block"),
+        *_costs(trained, FROZEN * shape.parameters, shape, f"width / {BOTTLENECK}, two per block"),
         _computed(
-            f"{percent(extra)} more products a token, in sequence", "parameters of the bottlenecks over the blocks'"
+            f"{percent(extra)} more multiplications per token, in sequence",
+            "parameters of the bottlenecks over the blocks'",
         ),
-        _said("base untouched; remove the adapter and it is back"),
-        _said("many small tasks with an encoder"),
+        _said("none: no weight of the base changes"),
+        _said("none once the adapter is removed: the base is untouched"),
+        _said("many small tasks with an encoder", "arXiv:1902.00751"),
         _said("the base must stay byte for byte and a little latency is fine"),
     )
 
@@ -225,7 +232,8 @@ def _prefix(shape: _Shape) -> tuple[Cell, ...]:
             f"{VIRTUAL_TOKENS} tokens more of context ({percent(VIRTUAL_TOKENS / CONTEXT)} of {CONTEXT})",
             "virtual tokens over the context",
         ),
-        _said("base untouched; remove the prompt and it is back"),
-        _said("steering a large model on a narrow task"),
-        _said("storage a task must be tiny and the model is large"),
+        _said("none: no weight of the base changes"),
+        _said("none once the prompt is removed: the base is untouched"),
+        _said("one task of a large model, steered by a few vectors", "arXiv:2101.00190, 2104.08691"),
+        _said("storage per task must be tiny and the model is large", "arXiv:2104.08691"),
     )

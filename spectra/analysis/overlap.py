@@ -20,7 +20,7 @@ from spectra.engine.update_directions import update_directions
 from spectra.errors import DecompositionError, InputError, UsageError
 from spectra.loaders.base import open_base
 from spectra.loaders.options import Reading
-from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.loaders.pairing import Pairs, open_among, require_effect
 from spectra.loaders.plan import Place, Skipped
 from spectra.loaders.source import Model
 from spectra.metrics.overlap import MOST, Overlap, alignment, gap_at, shared
@@ -148,7 +148,8 @@ def overlap(
         opened = []
         for model, start in zip((first, second), initials, strict=True):
             own = reading | {"initial": start}
-            opened.append(stack.enter_context(open_pairs(known, model, **own)))
+            opened.append(stack.enter_context(open_among(known, model, **own)))
+        require_effect(opened)
         require_one_base(dict(zip(NAMES, opened, strict=True)))
         one, other = opened
         rows = list(_rows(one, other, settings, progress))
@@ -203,16 +204,17 @@ def _row(first: WeightPair, second: WeightPair, settings: Settings) -> Overlap:
     try:
         for name, pair in zip(NAMES, (first, second), strict=True):
             if is_zero(pair):
-                return row(ZERO, f"the update of the {name} model is zero")
+                return row(ZERO, f"the update of the {name} model is zero: it equals the base")
         return row(OK, **_measured(first, second, settings))
     except (DecompositionError, MemoryError, RuntimeError) as fault:
         return row(*status_of(fault, "leave it out with --exclude, or use a larger machine"))
 
 
 def _measured(first: WeightPair, second: WeightPair, settings: Settings) -> dict[str, Any]:
-    each = one, other = tuple(update_directions(pair.update, device=settings.device) for pair in (first, second))
+    pairs = first, second
+    each = one, other = tuple(update_directions(pair.update, device=settings.device, needed=True) for pair in pairs)
     k = min(settings.k, MOST, *map(len, each))
-    wholes = [pair.update.factors is not None for pair in (first, second)]
+    wholes = [pair.update.factors is not None for pair in pairs]
     return {
         "k": k,
         "rank": tuple(map(len, each)),

@@ -55,7 +55,8 @@ class SideBySide:
     1, 2, .. k directions at the epsilon of the analysis. Both are decided by proven intervals, else open.
     size : `||dW|| / ||dW_ref||`, Frobenius norms over all these matrices.
     effective, above_floor : medians of the update's effective rank and of its values above rounding; error : medians
-    of the half widths of the effective ranks, 0 where they are exact. equal : both at one size, None where that was
+    of the half widths of the effective ranks, 0 where they are exact. above_floor is None where that of a matrix is
+    unknown, as of packed weights. equal : both at one size, None where that was
     not asked for.
     """
 
@@ -69,7 +70,7 @@ class SideBySide:
     over_k: Tally
     size: float
     effective: tuple[float, float]
-    above_floor: tuple[float, float]
+    above_floor: tuple[float | None, float | None]
     error: tuple[float, float]
     equal: EqualSize | None = None
 
@@ -94,18 +95,29 @@ def full_of(models: Mapping[str, Diagnosis]) -> str | None:
     return next((name for name in found if models[name].summary["measured"]), None)
 
 
-def line_up(models: Mapping[str, Diagnosis], ranked: Sequence[str]) -> LineUp | None:
-    """Hold every model against the full fine-tune, or where there is none against the first of `ranked`.
+def share_of(model: Diagnosis) -> float | None:
+    """Return the share of the directions examined that are rotated or new intruders, None where none was examined."""
+    summary = model.summary
+    return (summary["rotated"] + summary["new"]) / summary["examined"] if summary["examined"] else None
+
+
+def line_up(models: Mapping[str, Diagnosis]) -> LineUp | None:
+    """Hold every model against the full fine-tune, or where there is none against the one with fewest intruders.
 
     None where no model has a measured matrix.
     """
     measured = [name for name in models if models[name].summary["measured"]]
     if not measured:
         return None
-    reference = full_of(models) or next(name for name in ranked if name in measured)
+    reference = full_of(models) or min(measured, key=lambda name: _fewest_first(name, models[name]))
     others = [name for name in measured if name != reference]
     pairs = tuple(pair for name in others if (pair := side_by_side(models, name, reference)))
     return LineUp(reference, pairs, tuple(name for name in others if name not in {pair.name for pair in pairs}))
+
+
+def _fewest_first(name: str, model: Diagnosis) -> tuple[float, float, str]:
+    """The share of intruders; of equal ones the highest effective rank first, then by name."""
+    return share_of(model) or 0.0, -(model.summary["effective_rank"] or 0.0), name
 
 
 def side_by_side(models: Mapping[str, Diagnosis], name: str, reference: str) -> SideBySide | None:
@@ -127,7 +139,7 @@ def side_by_side(models: Mapping[str, Diagnosis], name: str, reference: str) -> 
         over_k=_tally(ours, theirs, [(leading, epsilon) for leading in range(1, k + 1)]),
         size=_norm(ours) / _norm(theirs),
         effective=(_middle(_ranks(ours), "effective"), _middle(_ranks(theirs), "effective")),
-        above_floor=(_middle(_ranks(ours), "above_floor"), _middle(_ranks(theirs), "above_floor")),
+        above_floor=(_above_floor(ours), _above_floor(theirs)),
         error=(_error(ours), _error(theirs)),
     )
 
@@ -146,6 +158,13 @@ def shared_rows(model: Diagnosis, reference: Diagnosis) -> list[tuple[Layer, Lay
     ]
 
 
+def shared_by(models: Sequence[Diagnosis]) -> list[list[Layer]]:
+    """The rows of each model for the matrices that were measured in all of them, in one order."""
+    known = [{(layer.key, layer.index): layer for layer in model.rows if layer.ok} for model in models]
+    common = [place for place in known[0] if all(place in rows for rows in known)] if known else []
+    return [[rows[place] for place in common] for rows in known]
+
+
 def _sides(layers: Iterable[Layer]) -> Iterator[Intruders]:
     return (side for layer in layers for side in layer.intruders)
 
@@ -155,12 +174,18 @@ def real_intruders(layers: Sequence[Layer]) -> int:
     return sum(side.rotated + side.new for side in _sides(layers))
 
 
+def effective_rank(layers: Sequence[Layer]) -> tuple[float, float]:
+    """The ends of the median effective rank of the updates; one value where it is exact, 0 of no update."""
+    middle, error = (_middle(_ranks(layers), "effective"), _error(layers)) if layers else (0.0, 0.0)
+    return middle - error, middle + error
+
+
 def _tally(ours: Sequence[Layer], theirs: Sequence[Layer], settings: Sequence[tuple[int, float]]) -> Tally:
-    found = [_order(_bounds(ours, k, epsilon), _bounds(theirs, k, epsilon)) for k, epsilon in settings]
+    found = [_order(count_bounds(ours, k, epsilon), count_bounds(theirs, k, epsilon)) for k, epsilon in settings]
     return Tally(*(found.count(word) for word in (MORE, EQUAL, FEWER, OPEN)))
 
 
-def _bounds(layers: Sequence[Layer], k: int, epsilon: float) -> tuple[int, int]:
+def count_bounds(layers: Sequence[Layer], k: int, epsilon: float) -> tuple[int, int]:
     """Fewest and most intruders of the paper's definition that the intervals of the similarities allow."""
     least = sum(value < epsilon for side in _sides(layers) for value in side.similarity_bound[:k])
     most = sum(value < epsilon for side in _sides(layers) for value in side.similarity[:k])
@@ -182,6 +207,11 @@ def _norm(layers: Sequence[Layer]) -> float:
 
 def _ranks(layers: Sequence[Layer]) -> list[Ranks]:
     return [layer.rank for layer in layers if layer.rank]
+
+
+def _above_floor(layers: Sequence[Layer]) -> float | None:
+    known = [rank.above_floor for rank in _ranks(layers)]
+    return None if None in known else float(statistics.median(number for number in known if number is not None))
 
 
 def _middle(ranks: Sequence[Ranks], name: str) -> float:

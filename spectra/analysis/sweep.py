@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
+import torch
+
 from spectra import table
 from spectra.analysis.agreement import Agreement, agreement
 from spectra.analysis.budget import alpha_pattern
@@ -22,9 +24,10 @@ from spectra.loaders.options import Reading
 from spectra.loaders.pairing import Pairs, open_pairs
 from spectra.loaders.plan import Place, Skipped, TunedInfo
 from spectra.loaders.source import Model
-from spectra.metrics.intruders import Intruders, intruders
-from spectra.metrics.phase import PhaseCurve, bisect, first_crossing, intervals, side_curve
-from spectra.metrics.status import FAILED, FAILURES
+from spectra.metrics.crossing import Search, Sight, sight, steps_to
+from spectra.metrics.intruders import Intruders, intruders, ties
+from spectra.metrics.phase import PhaseCurve, intervals, side_curve
+from spectra.metrics.status import FAILED, FAILURES, OK
 from spectra.metrics.threshold import threshold
 from spectra.text import show
 from spectra.updates import WeightPair
@@ -197,20 +200,23 @@ def _unread(pairs: Pairs, place: Place, scales: tuple[float, ...], fault: InputE
     return PhaseCurve(key, base.name(key, index), index, shape, FAILED, str(fault), "none", "unread", scales)
 
 
-def follow(pair: WeightPair, scales: tuple[float, ...], settings: Settings) -> PhaseCurve:
-    """Return the phase curve of one pair at scales as `require_scales` gives them; a fault is a row with a status."""
+def follow(pair: WeightPair, scales: tuple[float, ...], settings: Settings, *, search: bool = True) -> PhaseCurve:
+    """Return the phase curve of one pair at scales as `require_scales` gives them; a fault is a row with a status.
+
+    search : whether the first crossing is looked for; without it the row has no bracket and no intervals.
+    """
     blank = PhaseCurve(
         pair.key, pair.name, pair.index, pair.shape, "", "", "none", pair.update.kind, scales, notes=pair.notes
     )
     try:
         with suited_to(pair.shape):
-            return _followed(pair, blank, settings)
+            return _followed(pair, blank, settings, search)
     except (DecompositionError, MemoryError, RuntimeError) as fault:
         status, reason = status_of(fault, memory_of(pair, settings.method))
         return replace(blank, status=status, reason=reason)
 
 
-def _followed(pair: WeightPair, blank: PhaseCurve, settings: Settings) -> PhaseCurve:
+def _followed(pair: WeightPair, blank: PhaseCurve, settings: Settings, search: bool) -> PhaseCurve:
     nothing = nothing_to_measure(pair)
     if nothing is not None:
         return replace(blank, status=nothing[0], reason=nothing[1])
@@ -219,25 +225,42 @@ def _followed(pair: WeightPair, blank: PhaseCurve, settings: Settings) -> PhaseC
     if base is None:
         base = dense.svd(pair.base, device=settings.device)
         kept.keep(pair, base)
-    return _curve(replace(blank, notes=(*blank.notes, *kept.notes)), Scaled(pair, base, settings.request), settings)
+    blank = replace(blank, notes=(*blank.notes, *kept.notes))
+    return _curve(blank, Scaled(pair, base, settings.request), settings, search)
 
 
-def _curve(blank: PhaseCurve, scaled: Scaled, settings: Settings) -> PhaseCurve:
-    """Fill in a row: the verdicts at every scale, the first crossing between two of them, the law beside it."""
+def _curve(blank: PhaseCurve, scaled: Scaled, settings: Settings, search: bool) -> PhaseCurve:
+    """Fill in a row: the verdicts at every scale and the law, then the first crossing."""
     found = scaled.at(blank.scales)
     verdicts = [_verdicts(one, settings) for one in found]
     row = replace(
         blank,
-        status="ok",
+        status=OK,
         method=scaled.method,
         sides=tuple(side_curve(each) for each in zip(*verdicts, strict=True)),
         law=threshold(found[0].base_values, blank.shape, float(scaled.values[0]), k=settings.k),
         notes=(*blank.notes, *dict.fromkeys(f"engine: {one.reason}" for one in found[1:])),
     )
-    bracket = first_crossing(row.scales, row.real)
-    if bracket is not None:
-        bracket = bisect(bracket, lambda scale: _intrudes(scaled, scale, settings))
-    return replace(row, bracket=bracket, intervals=intervals(row.scales, row.real, bracket))
+    if not search:
+        return row
+    clusters = ties(found[0].base_values, blank.shape)
+    known = {
+        scale: sight(one.resemblances, sides, clusters)
+        for scale, one, sides in zip(blank.scales, found, verdicts, strict=True)
+    }
+    return _with_crossing(row, Search(lambda scale: _look(scaled, scale, clusters, settings), known, settings.epsilon))
+
+
+def _with_crossing(row: PhaseCurve, search: Search) -> PhaseCurve:
+    bracket = search.first(sorted({*row.scales, *steps_to(row.scales[-1])}))
+    ended = (f"the search for its first intruder ended after {len(search.seen)} scales",) if search.exhausted else ()
+    return replace(
+        row,
+        bracket=bracket,
+        resolution=search.resolution,
+        intervals=intervals({scale: seen.intrudes for scale, seen in search.seen.items() if seen is not None}),
+        notes=(*row.notes, *ended),
+    )
 
 
 def _verdicts(found: Decompositions, settings: Settings) -> tuple[Intruders, ...]:
@@ -248,9 +271,7 @@ def _verdicts(found: Decompositions, settings: Settings) -> tuple[Intruders, ...
     )
 
 
-def _intrudes(scaled: Scaled, scale: float, settings: Settings) -> bool | None:
-    """Whether some direction is rotated or new at a scale, None where the engine leaves it undecided."""
+def _look(scaled: Scaled, scale: float, clusters: torch.Tensor, settings: Settings) -> Sight | None:
+    """Return what is seen at one scale, None where the engine leaves it undecided."""
     found = scaled.near_crossing(scale)
-    if found is None:
-        return None
-    return any(side.rotated or side.new for side in _verdicts(found, settings))
+    return None if found is None else sight(found.resemblances, _verdicts(found, settings), clusters)

@@ -1,7 +1,6 @@
 """`spectra base`: decompose a base once, so that every adapter on it is answered in a moment."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -55,7 +54,7 @@ def command(
         raise UsageError("Missing argument 'BASE': the checkpoint to decompose (or --where).")
     from spectra.loaders.files import require_exists
 
-    require_exists(Path(base))
+    require_exists(base)
     from spectra.analysis import base_filling
     from spectra.loaders.base import open_base
 

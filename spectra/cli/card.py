@@ -1,5 +1,6 @@
 """`spectra card`: the summary of a diagnosis kept up to date in a README."""
 
+import os
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -53,7 +54,8 @@ def command(
 
     The words are those of `spectra diagnose`. The summary lies between two lines that a page does not show,
     `<!-- spectra:begin -->` and `<!-- spectra:end -->`, and is appended where they are missing; no other byte of the
-    file changes. Versions and dates alone never make it out of date.
+    file changes. A README that is missing is made, with the summary alone: what the Hub reads above a card (license,
+    base_model) is yours to add. Versions and dates alone never make it out of date.
 
     \b
     Example:
@@ -66,32 +68,35 @@ def command(
     _require(base, tuned, source)
     codes.require_known()
     target = _target(tuned, readme, analysis.follow_symlinks)
-    if not target.is_file():
-        raise InputError(f"'{show(target)}' is no file: make a README first, or name another with --readme.")
+    new = not os.path.lexists(target)
+    if not new and not target.is_file():
+        raise InputError(f"'{show(target)}' is no file: name the README with --readme.")
     if not (dry_run or check):
         require_writable(target)
     from spectra import table
     from spectra.reports import card
 
     name = target.name
-    card.check(_whole(target), name)
+    card.check(_held(target), name)
     block, failed = (
         (_read(str(source)), 0)
         if source
         else _measured(str(base), str(tuned), spectrum=spectrum, **analysis.keywords(), **codes.keywords())
     )
-    card.require_unmarked(block, source or "the summary")
-    before = _whole(target)
+    card.require_summary(block, source or "the summary")
+    before = _held(target)
     after = card.updated(before, block, name)
     if dry_run:
         click.echo(card.difference(before, after, name), nl=False)
     if after == before:
         click.echo(f"{show(target)} is up to date", err=True)
     elif check:
-        click.echo(f"{show(target)} is out of date: run spectra card without --check", err=True)
+        state = "missing" if new else "out of date"
+        click.echo(f"{show(target)} is {state}: run spectra card without --check", err=True)
     elif not dry_run:
         table.write(target, after)
-        click.echo(f"wrote {show(target)}", err=True)
+        made = ", which was not there: license and base_model, which the Hub reads, are yours to add" if new else ""
+        click.echo(f"wrote {show(target)}{made}", err=True)
     ctx.exit(1 if failed or (check and after != before) else 0)
 
 
@@ -118,12 +123,12 @@ def _require(base: str | None, tuned: str | None, source: str | None) -> None:
         if base is not None or tuned is not None:
             raise UsageError("--from takes the place of BASE and TUNED: give one or the other.")
         if source != STDOUT:
-            require_exists(Path(source))
+            require_exists(source)
         return
     if base is None or tuned is None:
         raise UsageError("give BASE and TUNED to diagnose, or --from FILE.")
     for path in (base, tuned):
-        require_exists(Path(path))
+        require_exists(path)
 
 
 def _read(source: str) -> str:
@@ -135,6 +140,11 @@ def _read(source: str) -> str:
     if not text.strip():
         raise InputError(f"'{show(source)}' is empty, and no summary: did what should have written it fail?")
     return text
+
+
+def _held(readme: Path) -> bytes:
+    """What a README holds, nothing where there is none yet."""
+    return _whole(readme) if os.path.lexists(readme) else b""
 
 
 def _whole(path: Path) -> bytes:

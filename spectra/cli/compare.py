@@ -96,7 +96,7 @@ def command(
     output.check()
     search.check(output)
     for path in (base, *adapters.values(), *tuned.values(), *before.values()):
-        require_exists(Path(path))
+        require_exists(path)
     if not adapters and not tuned and not guide:
         raise UsageError(
             "nothing to compare: give --lora NAME=PATH, --full NAME=PATH or --fleet DIR, or --guide alone."
@@ -104,13 +104,14 @@ def command(
     if not adapters and not tuned and (output.wanted or search.github):
         raise UsageError("--guide alone only prints: every other output needs a --lora or a --full.")
     import spectra
+    from spectra.loaders.pairing import open_among
     from spectra.reports import terminal
 
     if not adapters and not tuned:
         terminal.show(terminal.guide(spectra.guide(base, follow_symlinks=analysis.follow_symlinks)))
         return
     for name, path in (*adapters.items(), *tuned.items()):
-        with spectra.open_pairs(base, path, **(analysis.reading() | {"initial": before.get(name)})) as pairs:
+        with open_among(base, path, **(analysis.reading() | {"initial": before.get(name)})) as pairs:
             _check_kind(name, pairs.info.method, "--full" if name in tuned else "--lora")
     with progress_bar("measuring") as progress:
         found = spectra.compare(
@@ -140,7 +141,7 @@ def _of_fleet(folder: str, taken: Mapping[str, str], follow_symlinks: bool) -> d
     from spectra.loaders.files import require_exists
     from spectra.loaders.links import opening, require_inside
 
-    require_exists(Path(folder))
+    require_exists(folder)
     names = adapters_below(Path(folder))
     if not names:
         raise UsageError(f"--fleet: no subfolder of '{show(folder)}' holds an adapter_config.json.")

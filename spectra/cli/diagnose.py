@@ -1,8 +1,7 @@
 """`spectra diagnose`: the main job."""
 
-from pathlib import Path
-
 import click
+from click.core import ParameterSource
 
 from spectra.cli.options import (
     Analysis,
@@ -15,6 +14,12 @@ from spectra.cli.options import (
     spectrum,
 )
 from spectra.cli.progress import progress_bar
+from spectra.text import show
+
+# What says how updates of weights are read and measured, and so nothing of an adapter that has none.
+_OF_UPDATES = (
+    "include", "exclude", "as_stored", "alpha", "names", "truncate", "initial", "epsilon", "side", "method", "spectrum",
+)  # fmt: skip
 
 
 @click.command(name="diagnose", short_help="What fine-tuning did to every matrix.")
@@ -45,7 +50,7 @@ def command(
     output.check()
     search.check(output)
     for path in (base, tuned):
-        require_exists(Path(path))  # before torch is imported: a mistyped path is answered at once
+        require_exists(path)  # before torch is imported: a mistyped path is answered at once
     import spectra
     from spectra.errors import UnsupportedError
     from spectra.reports import terminal
@@ -56,7 +61,7 @@ def command(
                 base, tuned, spectrum=spectrum, progress=progress, **analysis.keywords(), **search.keywords()
             )
     except UnsupportedError:
-        code = _insertions(base, tuned, analysis, output, search)
+        code = _insertions(ctx, base, tuned, analysis, output, search)
         if code is None:
             raise
         ctx.exit(code)
@@ -68,7 +73,9 @@ def command(
     ctx.exit(search.exit_code(report.failed, {finding.severity for finding in report.findings}))
 
 
-def _insertions(base: str, tuned: str, analysis: Analysis, output: Output, search: Search) -> int | None:
+def _insertions(
+    ctx: click.Context, base: str, tuned: str, analysis: Analysis, output: Output, search: Search
+) -> int | None:
     """Measure an adapter without weight updates for what it is and return the exit code; None where it is none."""
     import spectra
     from spectra.errors import UsageError
@@ -82,6 +89,12 @@ def _insertions(base: str, tuned: str, analysis: Analysis, output: Output, searc
     if output.html or output.markdown or output.sarif or output.figures or search.github:
         raise UsageError(
             "an adapter without weight updates has no page, summary, figures or findings: use --json or --csv."
+        )
+    idle = [name for name in _OF_UPDATES if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if idle:
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} is for weight updates, and '{show(found.source.label)}' "
+            f"({found.method}) has none. Leave it out."
         )
     measured = spectra.insertions(
         base, tuned, k=analysis.k, device=analysis.device, follow_symlinks=analysis.follow_symlinks

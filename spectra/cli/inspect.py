@@ -4,7 +4,6 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,12 +18,12 @@ _INDENT, _LABEL, _MARGIN, _MIN, _MAX = 2, 12, 2, 60, 120
 
 
 @click.command(name="inspect", short_help="What a file holds, without loading it.")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @follow_symlinks
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
 @click.option("--tensors", is_flag=True, help="List every tensor: name, dtype, shape.")
 @click.pass_context
-def command(ctx: click.Context, path: Path, follow_symlinks: bool, as_json: bool, tensors: bool) -> None:
+def command(ctx: click.Context, path: str, follow_symlinks: bool, as_json: bool, tensors: bool) -> None:
     """Say what a weights file or folder holds, without torch and without running anything in it.
 
     \b

@@ -43,7 +43,7 @@ class Analysis(Reading):
     side: str
     method: str
     device: str
-    initial: Path | None = None
+    initial: str | None = None
 
     def reading(self) -> dict[str, Any]:
         """Return what `spectra.open_pairs` takes of it, of all matrices."""
@@ -244,7 +244,7 @@ _READING = (
     follow_symlinks,
 )  # fmt: skip
 _INITIAL = click.option(
-    "--initial", metavar="PATH", type=click.Path(path_type=Path),
+    "--initial", metavar="PATH",
     help="The adapter before training, where its start changed the base: its factors are subtracted.",
 )  # fmt: skip
 _FILES = (

@@ -1,7 +1,5 @@
 """`spectra overlap`: what two fine-tunings of one base have in common."""
 
-from pathlib import Path
-
 import click
 
 from spectra.cli.options import Output, Reading, file_options, reading_options
@@ -42,7 +40,7 @@ def command(
 
     output.check()
     for path in (base, first, second):
-        require_exists(Path(path))
+        require_exists(path)
     import spectra
     from spectra.reports import terminal
     from spectra.reports.overlap import summary

@@ -38,7 +38,7 @@ def parse_scales(text: str) -> list[float]:
 )  # fmt: skip
 @click.option(
     "--alpha-pattern", metavar="FILE",
-    help="Write the alpha_pattern that keeps every module below its first intruder, for PEFT ('-' is stdout).",
+    help="Write the alpha_pattern that keeps every module below the first intruder found, for PEFT ('-' is stdout).",
 )  # fmt: skip
 @click.option(
     "--margin", default=0.0, show_default=True, help="Share of its budget that each module stays below, 0 to 1."
@@ -58,9 +58,14 @@ def command(
 ) -> None:
     """Scale the update of ADAPTER from nothing to twice as trained, and say where intruders begin.
 
-    BASE and ADAPTER are what `spectra diagnose` takes; a full fine-tune is scaled as W0 + s dW. Beside the exact
-    critical scale of every matrix stands what the threshold law predicts. Each base matrix is decomposed once
-    (`spectra base` keeps that), then all scales together take less time than one full decomposition.
+    BASE and ADAPTER are what `spectra diagnose` takes; a full fine-tune is scaled as W0 + s dW. The critical scale of
+    a matrix is the first found, whatever --scales: between neighbouring scales it is looked for wherever a direction
+    might pass below epsilon, down to stretches of 1e-4 of a scale. Beside it stands what the threshold law predicts.
+    Each base matrix is decomposed once (`spectra base` keeps that); then all scales together take less time than one
+    full decomposition.
+
+    --alpha-pattern scales each module to a scale that was looked at and had no intruder, and gives the whole pattern:
+    modules that need no change keep their alpha, as PEFT gives lora_alpha to those that no pattern matches.
 
     \b
     Example:
@@ -75,7 +80,7 @@ def command(
     if margin and alpha_pattern is None:
         raise UsageError("--margin is for the file of --alpha-pattern: give that too.")
     for path in (base, tuned):
-        require_exists(Path(path))
+        require_exists(path)
     import spectra
     from spectra import table
     from spectra.analysis.budget import require_alphas

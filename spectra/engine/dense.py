@@ -117,9 +117,9 @@ def values(matrix: torch.Tensor, *, device: str = "cpu") -> tuple[torch.Tensor, 
     Notes
     -----
     On CUDA the eigenvalues of the Gram matrix of the smaller side in float64, which resolve 1e-8 of the largest
-    value. On the CPU a reduction to a band from 768 on (4096 x 4096 in 3.4 s on one core, gesdd takes 23 s), below
-    that gesdd without vectors: both within a few eps of the matrix's precision times the largest value. Memory:
-    one copy of the matrix and a little on the CPU.
+    value. On the CPU a reduction to a band from 768 on (4096 x 4096 in 3.4 s on one core, gesdd takes 23 s), within a
+    few eps of the matrix's precision times the largest value; below that gesdd without vectors, in float64. Memory:
+    one copy of the matrix and a little on the CPU, two more below 768.
     """
     A = _prepared(matrix)
     if A.numel() == 0:
@@ -141,13 +141,12 @@ def values(matrix: torch.Tensor, *, device: str = "cpu") -> tuple[torch.Tensor, 
 
 def _values_chain(A: torch.Tensor, device: str) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
     """The attempts at values alone; the last one may overwrite the matrix."""
-    precision = str(A.dtype).removeprefix("torch.")
     if device != "cpu" and A.dtype == torch.float32:
         yield "eigenvalues of the Gram matrix in float64 on cuda", partial(_from_gram, device=device)
     if min(A.shape) >= _BANDED_FROM and A.dtype == torch.float32:
-        yield f"reduction to a band in {precision}", banded.singular_values
-    else:
-        yield f"gesdd {precision}", _values
+        yield "reduction to a band in float32", banded.singular_values
+    else:  # in float32 gesdd left values 28 eps of the largest that were 0, and 1000 where all entries have one size
+        yield "gesdd float64", lambda A: _values(A.double())
 
 
 def _values(A: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The leading singular triplets of an update: of factors all of them, of any other structure a few, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,6 +13,8 @@ from spectra.updates import Update
 
 FEW = 16  # directions of an update without factors
 _WHOLE_UP_TO = 256  # smaller dimension up to which a full decomposition is faster than a Krylov space
+_WHOLE_WHERE_FLAT = 1024  # and that up to which it is made where a Krylov space tells no direction at all
+_WHOLE_IF_NEEDED = 4096  # and that, where a caller has nothing to go on without
 _FINE_UP_TO = 1024  # and that up to which the space is one of float64
 _STEPS = 8
 _TOLD = 0.05  # error above which a direction is not told from its neighbours
@@ -27,7 +29,7 @@ class Directions:
     decomposition (see `SVD`). how : they were had.
 
     A value below the resolution of float32 has no direction. Of an update without factors there are at most 16, and
-    none from the first on that its neighbours leave undetermined.
+    of a Krylov space none from the first on that its neighbours leave undetermined.
     """
 
     left: torch.Tensor
@@ -48,16 +50,21 @@ class Directions:
         return torch.cat([torch.zeros(1, dtype=torch.long), apart.long().cumsum(0)])
 
 
-def update_directions(update: Update, *, known: SVD | None = None, device: str = "cpu") -> Directions:
+def update_directions(
+    update: Update, *, known: SVD | None = None, device: str = "cpu", needed: bool = False
+) -> Directions:
     """Return the leading singular directions of an update, above zero.
 
     known : the decomposition of its factors where that is there already; device : for updates without factors.
+    needed : whether the caller has nothing to go on without them, so that more is spent on an update of noise.
     Raises DecompositionError (or NonFiniteError) as `dense.svd` does.
 
     Notes
     -----
     With factors `O((m + n) r^2)`; else a Krylov space of 8 steps of 24 rows, `800 m n` operations (0.08 s at 2048 x
-    2048 on one core, 0.25 s at 4096 x 4096), and up to 256 rows or columns the full decomposition.
+    2048 on one core, 0.25 s at 4096 x 4096), and up to 256 rows or columns the full decomposition. Where that space
+    tells not even the first direction from the rest, as of an update of noise, up to 1024 the full decomposition too,
+    and up to 4096 where the directions are needed.
     """
     factors = update.factors
     if factors is not None:
@@ -65,9 +72,17 @@ def update_directions(update: Update, *, known: SVD | None = None, device: str =
         return _of(svd, update.shape, len(svd.S), "directions of the update from its factors")
     matrix = update.dense()
     if min(update.shape) <= _WHOLE_UP_TO or not LEAST < largest_entry(matrix) < MOST:
-        svd = dense.svd(matrix, device=device)
-        return _of(svd, update.shape, FEW, f"directions of the update by full decomposition ({svd.method})")
-    return _by_krylov(matrix, update.shape, device)
+        return _in_full(matrix, update.shape, device)
+    found = _by_krylov(matrix, update.shape, device)
+    if len(found) or min(update.shape) > (_WHOLE_IF_NEEDED if needed else _WHOLE_WHERE_FLAT):
+        return found
+    whole = _in_full(matrix, update.shape, device)
+    return replace(whole, how=f"{whole.how}, as block Krylov told none from its neighbours")
+
+
+def _in_full(matrix: torch.Tensor, shape: tuple[int, int], device: str) -> Directions:
+    svd = dense.svd(matrix, device=device)
+    return _of(svd, shape, FEW, f"directions of the update by full decomposition ({svd.method})")
 
 
 def _of(svd: SVD, shape: tuple[int, int], most: int, how: str) -> Directions:

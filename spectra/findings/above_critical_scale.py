@@ -23,12 +23,13 @@ def _check(evidence: Evidence) -> list[Raised]:
     return [
         Raised(
             "info",
-            f"In {len(above)} of {count(len(judged), 'matrix', 'matrices')} the scale is above the critical one: the "
-            f"law of the threshold predicts the first intruder at {min(scales):.2g} of this scale and above (median "
-            f"{statistics.median(scales):.2g}), and they are there. Here the law is right about "
-            f"{percent(right / len(judged))} of the matrices.",
-            "`spectra sweep` finds the exact scale, matrix by matrix; the law is within a factor of 2 of it on most. A "
-            "smaller alpha has fewer intruders, and less of what was learnt: measure both.",
+            f"In {len(above)} of {count(len(judged), 'matrix', 'matrices')} the law of the threshold predicts the "
+            f"first intruder below this scale (at {min(scales):.2g} of it and above, median "
+            f"{statistics.median(scales):.2g}), and at this scale there are some. Whether there "
+            f"are any here it tells right for {percent(right / len(judged))} of the matrices.",
+            "`spectra sweep` measures the scale, matrix by matrix, also where intruders have gone again at this "
+            "scale; it judges the law by the scale predicted, within a factor of 2 on most. A smaller alpha has fewer "
+            "intruders, and less of what was learnt: measure both.",
             [layer for layer, _ in above],
             {
                 "above": len(above),
@@ -51,10 +52,10 @@ ABOVE_CRITICAL_SCALE = Rule(
     "above it and intruders are there, as measured. Judged of adapters only, where all singular values of the base are "
     f"known; only if that is so of {percent(_KNOWN)} of the matrices at least, and the law is right about more than "
     f"{percent(_AGREES)} of those: the share is said.",
-    advice="Run `spectra sweep` for the exact scale of each matrix. Lower alpha to the smallest critical scale if the "
+    advice="Run `spectra sweep` to measure the scale of each matrix. Lower alpha to the smallest critical scale if the "
     "intruders are not wanted, and measure what that costs.",
     doubts="The law takes dW as isotropic to W0 and speaks of the mean. It was published as within a factor of 2 on "
-    "82 % of 9,840 layers. Measured here against the exact critical scale of 166 matrices of trained models it was "
+    "82 % of 9,840 layers. Measured here against the measured critical scale of 166 matrices of trained models it was "
     "within that on 93 %, and 0.60 to 1.43 of it on eight of ten. The count does not grow steadily with the scale: a "
     "smaller one can have more.",
     source="Xie, arXiv:2607.23711; Benaych-Georges and Nadakuditi 2012, J. Multivariate Anal. 111, Theorem 2.8",

@@ -47,9 +47,11 @@ class IntruderCounts:
     """Intruders that neither ties of the base nor chance explain, over the sides that were compared.
 
     sides : of each measured matrix, those whose count means something; matrices without such a side are left out.
+    left_out : leading directions of the sides left out.
     """
 
     sides: "tuple[tuple[Layer, tuple[Intruders, ...]], ...]"
+    left_out: int
 
     @cached_property
     def rows(self) -> "list[Layer]":
@@ -104,12 +106,18 @@ class IntruderCounts:
         """Whether nearly all matrices have some, of several, and no place has most."""
         return len(self.rows) >= NEARLY_ALL * len(self.sides) >= NEARLY_ALL * SEVERAL and self.concentration is None
 
+    def _unjudged(self) -> str:
+        """Why the headline counts more directions, where it does."""
+        if not self.left_out:
+            return ""
+        return f" Not judged: {count(self.left_out, 'direction')} of matrices so small that chance decides."
+
     def raised(self, where: str, advice: str, **numbers: int | str) -> Raised:
         """Say how many there are and where; a warning where a fifth of all leading directions are intruders."""
         return Raised(
             "warning" if self.share >= MANY else "info",
             f"{count(self.found, 'intruder')} among {count(self.examined, 'leading direction')} "
-            f"({percent(self.share)}; {self.new} new, {self.found - self.new} rotated), {where}.",
+            f"({percent(self.share)}; {self.new} new, {self.found - self.new} rotated), {where}.{self._unjudged()}",
             "Few: nothing to do unless the model forgets what it should not." if self.share < FEW else advice,
             self.rows,
             {"intruders": self.found, "examined": self.examined, "new": self.new, "share": self.share, **numbers},
@@ -122,8 +130,10 @@ def intruder_counts(evidence: Evidence) -> IntruderCounts:
     def telling(layer: "Layer") -> "tuple[Intruders, ...]":
         return tuple(side for side in layer.intruders if side.similarity and not is_near_chance(side, evidence.epsilon))
 
-    sides = ((layer, telling(layer)) for layer in evidence.measured)
-    return IntruderCounts(tuple((layer, kept) for layer, kept in sides if kept))
+    sides = tuple((layer, telling(layer)) for layer in evidence.measured)
+    judged = sum(_examined(kept) for _, kept in sides)
+    left_out = sum(layer.examined for layer, _ in sides) - judged
+    return IntruderCounts(tuple((layer, kept) for layer, kept in sides if kept), left_out)
 
 
 def measure_or_lessen(evidence: Evidence) -> str:

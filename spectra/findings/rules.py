@@ -19,6 +19,7 @@ from spectra.findings.non_finite import NON_FINITE
 from spectra.findings.not_measured import NOT_MEASURED
 from spectra.findings.one_direction import ONE_DIRECTION
 from spectra.findings.one_layer import ONE_LAYER
+from spectra.findings.outgrown_base import OUTGROWN_BASE
 from spectra.findings.precision_differs import PRECISION_DIFFERS
 from spectra.findings.quantised_base import QUANTISED_BASE
 from spectra.findings.rank_exhausted import RANK_EXHAUSTED
@@ -55,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     LOST_IN_MERGE,
     ONE_DIRECTION,
     ONE_LAYER,
+    OUTGROWN_BASE,
     ALPHA_AND_RANK,
     TRIVIAL_MAGNITUDE,
 )

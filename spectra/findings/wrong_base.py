@@ -1,24 +1,46 @@
 """SP103: base and tuned do not look like base and fine-tune."""
 
 import statistics
+from typing import TYPE_CHECKING, NamedTuple
 
 from spectra.findings.finding import Evidence, Raised, Rule
 from spectra.metrics.status import ZERO
 from spectra.text import count, percent
 
+if TYPE_CHECKING:
+    from spectra.metrics.layer import Layer
+
 _RATIO, _COSINE = 0.5, 0.9
 
 
-def _check(evidence: Evidence) -> list[Raised]:
-    """Speak when most matrices are far from their base. One that is equal to it is evidence for the base."""
+class FarFromBase(NamedTuple):
+    """The matrices far from their base, and how many were judged; one that is equal to it is evidence for the base."""
+
+    rows: "list[Layer]"
+    equal: int
+    judged: int
+
+    @property
+    def most(self) -> bool:
+        return len(self.rows) > self.judged / 2
+
+
+def far_from_base(evidence: Evidence) -> FarFromBase:
+    """Find the matrices whose update is too large, or turns them too far, for fine-tuning."""
     known = [(layer, layer.norm) for layer in evidence.measured if layer.norm is not None]
     far = [layer for layer, norm in known if norm.ratio > _RATIO or norm.cosine < _COSINE]
     equal = len(evidence.having(ZERO))
-    judged = len(known) + equal
-    if not far or len(far) <= judged / 2:
+    return FarFromBase(far, equal, len(known) + equal)
+
+
+def _check(evidence: Evidence) -> list[Raised]:
+    found = far_from_base(evidence)
+    if not found.most:
         return []
-    ratio = statistics.median(norm.ratio for _, norm in known)
-    cosine = statistics.median(norm.cosine for _, norm in known)
+    far, equal, judged = found
+    norms = [layer.norm for layer in evidence.measured if layer.norm is not None]
+    ratio = statistics.median(norm.ratio for norm in norms)
+    cosine = statistics.median(norm.cosine for norm in norms)
     same = f"{equal} {'is' if equal == 1 else 'are'}" if equal else "none is"
     lie = "lies" if len(far) == 1 else "lie"
     measured = (

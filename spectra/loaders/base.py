@@ -17,7 +17,7 @@ from spectra.loaders.gguf_names import Naming, naming_of
 from spectra.loaders.header import FLOATS, TensorInfo
 from spectra.loaders.links import opening
 from spectra.loaders.matching import input_embedding, is_head, is_vocabulary, plain
-from spectra.loaders.orientation import transposed_keys
+from spectra.loaders.orientation import is_known, transposed_keys
 from spectra.loaders.pickle_header import unwrap_key
 from spectra.loaders.plan import Planned
 from spectra.loaders.quantization.unpack import Dequantised, unpacked
@@ -53,10 +53,8 @@ class Base:
 
     @property
     def knows_architecture(self) -> bool:
-        """Whether orientation is known rather than read off shapes. Code from elsewhere (`auto_map`) is not known."""
-        config = self.source.config
-        declared = "transposed_modules" in config or ("model_type" in config and "auto_map" not in config)
-        return declared or bool(self.naming.architecture)
+        """Whether orientation is known rather than read off shapes or taken from an adapter's flag."""
+        return is_known(self.source.config) or bool(self.naming.architecture)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from spectra.errors import MatchError
+from spectra.loaders.options import given_as
 from spectra.text import nearest, show
 
 QUESTION = "Is this the base it was trained on?"
-_ALLOW = "`--allow-unmatched` (allow_unmatched=True) lists what matches nothing as skipped."
+_ALLOW = f"{given_as('allow_unmatched')} lists what matches nothing as skipped."
 _SAVE = "Save it again where it was trained."
 _SHOWN = 10
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import IO
 
-from spectra.errors import FormatError, InputError, UnsafeFileError
+from spectra.errors import FormatError, InputError, UnsafeFileError, UsageError
 from spectra.loaders.links import require_inside
 from spectra.text import show
 
@@ -34,8 +34,16 @@ def names_in(folder: Path) -> list[str]:
         raise InputError(f"the folder '{show(folder.name)}' cannot be listed: {fault.strerror}.") from None
 
 
-def require_exists(path: Path) -> None:
-    """Raise InputError naming the nearest file when `path` does not exist."""
+def named_path(given: str | Path) -> Path:
+    """Return a path that a caller names. Raises UsageError for an empty one, which is no name for where we are."""
+    if not str(given):
+        raise UsageError("an empty path names no file or folder. Is a variable not set? '.' is the folder we are in.")
+    return Path(given)
+
+
+def require_exists(given: str | Path) -> None:
+    """Raise InputError naming the nearest file when what a caller names does not exist."""
+    path = named_path(given)
     if exists(path):
         return
     folder = path.parent

@@ -17,6 +17,7 @@ from spectra.loaders import (
     safetensors_header,
     strict_json,
 )
+from spectra.loaders.below import folders_below
 from spectra.loaders.files import (
     HEAD,
     exists,
@@ -136,6 +137,9 @@ def _read_unnamed(folder: Path) -> Header:
         raise InputError(f"{where} a distributed checkpoint without its .metadata. Download all of it.")
     if not found and "adapter_config.json" in inside:
         raise InputError(f"{where} an adapter_config.json without its weights: {listing(ADAPTER_NAMES)} is missing.")
+    below = [] if found else list(folders_below(folder, (*WEIGHT_SUFFIXES, dcp_metadata.SUFFIX)))
+    if below:
+        raise InputError(f"{where} no weights itself, but these do: {listing(below)}. Name one.")
     if not found:
         raise InputError(
             f"{where} no weights ({listing(inside, 5) or 'nothing'}). Expected one of {listing(WEIGHT_NAMES)}."

@@ -7,7 +7,6 @@ Sources: prompt tuning arXiv:2104.08691, prefix tuning 2101.00190, P-tuning 2103
 1902.00751 and 2005.00247, LLaMA-Adapter 2303.16199.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,14 @@ from spectra.loaders.adapters.adapter import opened
 from spectra.loaders.adapters.config import CONFIG_NAME
 from spectra.loaders.base import Base
 from spectra.loaders.files import require_exists
-from spectra.loaders.header import FLOATS, TensorInfo
+from spectra.loaders.header import TensorInfo
+from spectra.loaders.insertion_kinds import BOTTLENECK, HUB_PREFIX, LLAMA_ADAPTER, PROMPT, Form, kind_of
 from spectra.loaders.links import opening
 from spectra.loaders.matching import INPUT_EMBEDDINGS, plain
 from spectra.loaders.source import TensorSource
 from spectra.text import listing, show
 from spectra.updates import Factors
 
-PROMPTS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
-PREFIXES = ("PREFIX_TUNING", "CARTRIDGE")
-_PROMPT = "prompt_embeddings"
-_BOTTLENECK = re.compile(r"^(?P<place>.+)\.adapters\.[^.]+\.(?P<part>adapter_down\.0|adapter_up)\.weight$")
-_HUB_PREFIX = re.compile(r"^(?P<place>.+)\.prefix_tuning\.pool\.prefix_tunings\.(?P<rest>[^.]+\.[^.]+)\.wte\.weight$")
-_LLAMA_ADAPTER = re.compile(r"^(?:base_model\.model\.)?(?P<place>.+)\.adaption_prompt$")
 _PROJECTIONS = {
     "keys": ("k_proj", "key", "k_lin", "k", "wk"),
     "values": ("v_proj", "value", "v_lin", "v", "wv"),
@@ -84,8 +78,8 @@ class Inserted:
 
 def open_insertions(path: str | Path, *, follow_symlinks: bool = False) -> Inserted | None:
     """Open an adapter that inserts matrices beside the weights; None where there is nothing of the kind."""
-    path = Path(path)
     require_exists(path)
+    path = Path(path)
     with opening(path, follow_symlinks=follow_symlinks):
         source, raw = opened(path)
     found = _of_names(source, raw)
@@ -96,28 +90,23 @@ def open_insertions(path: str | Path, *, follow_symlinks: bool = False) -> Inser
 
 def _of_names(source: TensorSource, raw: Mapping[str, Any]) -> Inserted | None:
     names = source.header.tensors
-    method = str(raw.get("peft_type", "")).upper()
-    if method in PREFIXES and _PROMPT in names:
-        return Inserted("prefix tuning", source, lambda base: _peft_prefix(source, raw, base))
-    if _PROMPT in names and (method in PROMPTS or not raw):
-        words = {"P_TUNING": "P-tuning", "CPT": "context-aware prompt tuning"}.get(method, "prompt tuning")
-        return Inserted(words, source, lambda base: _prompt(source, _PROMPT, base), _left(names, {_PROMPT}))
-    if method == "ADAPTION_PROMPT":
-        own = {key for key in names if _LLAMA_ADAPTER.match(key)}
-        return Inserted("LLaMA-Adapter", source, lambda base: _layer_prompts(source, base), _left(names, own))
-    if any(_BOTTLENECK.match(key) for key in names):
-        own = {key for key in names if _BOTTLENECK.match(key)}
-        return Inserted("bottleneck adapter", source, lambda base: _bottlenecks(source, base), _left(names, own))
-    if any(_HUB_PREFIX.match(key) for key in names):
-        return Inserted("prefix tuning (AdapterHub)", source, lambda base: _hub_prefix(source, base))
-    if len(names) == 1 and not raw and _is_matrix(next(iter(names.values()))):
-        (key,) = names
-        return Inserted("soft prompt (one bare matrix)", source, lambda base: _prompt(source, key, base))
-    return None
-
-
-def _is_matrix(info: TensorInfo) -> bool:
-    return len(info.shape) == 2 and info.dtype in FLOATS
+    kind = kind_of(names, raw)
+    if kind is None:
+        return None
+    key = PROMPT if PROMPT in names else next(iter(names))
+    read: Mapping[Form, Callable[[Base], Iterator[Insertion]]] = {
+        "prefix": lambda base: _peft_prefix(source, raw, base),
+        "prompt": lambda base: _prompt(source, key, base),
+        "layer prompts": lambda base: _layer_prompts(source, base),
+        "bottlenecks": lambda base: _bottlenecks(source, base),
+        "hub prefix": lambda base: _hub_prefix(source, base),
+    }
+    used: Mapping[Form, set[str]] = {
+        "prompt": {key},
+        "layer prompts": {name for name in names if LLAMA_ADAPTER.match(name)},
+        "bottlenecks": {name for name in names if BOTTLENECK.match(name)},
+    }
+    return Inserted(kind.name, source, read[kind.form], _left(names, used.get(kind.form, set(names))))
 
 
 def _left(names: Mapping[str, TensorInfo], used: set[str]) -> tuple[tuple[str, str], ...]:
@@ -134,7 +123,8 @@ def _prompt(source: TensorSource, key: str, base: Base) -> Iterator[Insertion]:
     embedding = _embedding(base, width)
     if embedding is None:
         raise MatchError(
-            f"'{show(key)}' has vectors of {width} numbers, and no embedding of '{show(base.source.label)}' has. "
+            f"the prompt of '{show(source.label)}' has vectors of {width} numbers, and no embedding of "
+            f"'{show(base.source.label)}' has. "
             "Is this the base it was trained on?"
         )
     yield Insertion(key or "prompt", "prompt", matrix, beside=Beside(embedding, "inputs"))
@@ -147,7 +137,7 @@ def _embedding(base: Base, width: int) -> str | None:
 
 def _layer_prompts(source: TensorSource, base: Base) -> Iterator[Insertion]:
     for key in source.header.tensors:
-        match = _LLAMA_ADAPTER.match(key)
+        match = LLAMA_ADAPTER.match(key)
         if match is not None:
             matrix = source.tensor(key).float()
             flat = matrix.reshape(-1, matrix.shape[-1])
@@ -160,11 +150,11 @@ def _layer_prompts(source: TensorSource, base: Base) -> Iterator[Insertion]:
 
 def _peft_prefix(source: TensorSource, raw: Mapping[str, Any], base: Base) -> Iterator[Insertion]:
     """Split `[tokens, layers x (keys, values) x width]`: the layer varies slowest, keys come before values."""
-    whole = source.tensor(_PROMPT).float()
+    whole = source.tensor(PROMPT).float()
     layers = raw.get("num_layers")
     if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1 or whole.shape[1] % (2 * layers):
         raise UnsupportedError(
-            f"{_PROMPT} has {whole.shape[1]} numbers a token, which are not keys and values of num_layers = "
+            f"{PROMPT} has {whole.shape[1]} numbers a token, which are not keys and values of num_layers = "
             f"{show(repr(layers), 20)}: {CONFIG_NAME} does not fit the file."
         )
     yield from _by_layer(whole, layers, base, "")
@@ -174,7 +164,7 @@ def _hub_prefix(source: TensorSource, base: Base) -> Iterator[Insertion]:
     """Rebuild what AdapterHub's prefix network gives: `control(tanh(control(wte)))`; every layer saves the same."""
     seen: list[torch.Tensor] = []
     for key in source.header.tensors:
-        match = _HUB_PREFIX.match(key)
+        match = HUB_PREFIX.match(key)
         if match is None:
             continue
         front = key.removesuffix("wte.weight")
@@ -231,7 +221,7 @@ def _bottlenecks(source: TensorSource, base: Base) -> Iterator[Insertion]:
     del base  # they stand behind a sublayer, in no space of one weight
     places: dict[str, dict[str, str]] = {}
     for key in source.header.tensors:
-        match = _BOTTLENECK.match(key)
+        match = BOTTLENECK.match(key)
         if match is not None:
             places.setdefault(match["place"], {})[match["part"].partition("_")[2].partition(".")[0]] = key
     for place, parts in places.items():

@@ -3,10 +3,11 @@
 None of it is proof: names are copied, moved and shortened. So it is noted, and nothing is refused for it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from spectra.loaders.header import FLOATS
 from spectra.loaders.source import TensorSource
@@ -19,6 +20,12 @@ _BUILT = (
     ("hidden_size", "n_embd"),
     ("num_attention_heads", "n_head"),
 )
+# Words of a name that say how the weights are stored, not which they are.
+_PACKING = re.compile(
+    r"(?<![a-z0-9])(?:hf|gguf|ggml|gptq|awq|exl2|mlx|bnb|[348][-_]?bit|int[48]|fp8|fp16|bf16|f16|f32"
+    r"|i?q\d(?:[-_](?:k(?:[-_][sml])?|\d))?)(?![a-z0-9])"
+)
+_SIZE = re.compile(r"\d[mb](?![a-z0-9])")  # 270m, 7b
 
 
 def doubts(base: TensorSource, tuned: TensorSource, named: str | None = None) -> list[str]:
@@ -33,22 +40,57 @@ def doubts(base: TensorSource, tuned: TensorSource, named: str | None = None) ->
 
 
 def _other_name(base: TensorSource, named: Any) -> list[str]:
-    """Compare the last parts of names: organisations are moved and folders differ. A path of one machine is no name."""
-    declared, hub = base.config.get("_name_or_path"), base.label if "/" in base.label else None
-    own = [str(name) for name in (declared, hub) if _is_name(name)]
-    if not own or not _is_name(named) or _last(named) in (_last(base.label), *map(_last, own)):
+    """Compare the name that the tuned files give their base with what the base is surely called.
+
+    A `_name_or_path` in a `config.json` may be that of the model which the base itself was tuned from: alone it can
+    only confirm. Owners, case, separators and what a name says of packing are left aside.
+    """
+    if not isinstance(named, str) or not _spelled(named):
         return []
-    return [f"the tuned files name '{show(named)}' as their base, and the base calls itself '{show(own[0])}'"]
+    declared, packed = base.config.get("_name_or_path"), base.header.metadata.get("general.name")
+    if _spelled(named) in {_spelled(name) for name in (base.label, declared, packed) if isinstance(name, str)}:
+        return []
+    own, where = _own_name(base)
+    if not own or not (_alike(named, own) or (own != packed and _is_name(named))):
+        return []
+    return [
+        f"the tuned files name '{show(named)}' as their base, and the base calls itself '{show(own)}' ({where}): "
+        "another model, owner, case and packing aside"
+    ]
 
 
-def _is_name(name: Any) -> bool:
+def _own_name(base: TensorSource) -> tuple[str, str]:
+    """Return what the base is called, and what says so; nothing where only hints do."""
+    declared, packed = base.config.get("_name_or_path"), base.header.metadata.get("general.name")
+    if "/" in base.label:
+        return base.label, "by its folder in the Hub's cache"
+    if _is_name(declared) and base.header.container == "memory":
+        return declared, "by the configuration it was loaded with"
+    if _is_name(declared) and _spelled(declared) == _spelled(base.label):
+        return declared, "by its folder and config.json"
+    return (packed, "by its GGUF metadata") if packed else ("", "")
+
+
+def _alike(one: str, other: str) -> bool:
+    """Return whether both are names of one family with a size, so that they can be compared wherever they stand."""
+    first, second = (re.split("[^a-z]", _last(name))[0] for name in (one, other))
+    return first == second != "" and all(_SIZE.search(_last(name)) for name in (one, other))
+
+
+def _spelled(name: str) -> str:
+    """Return the last part of a name in its letters and digits, without what it says of packing."""
+    return re.sub("[^a-z0-9]", "", _PACKING.sub("", _last(name)))
+
+
+def _is_name(name: Any) -> TypeGuard[str]:
+    """Return whether this is a name and no path of one machine."""
     if not isinstance(name, str) or not name.strip("./\\ "):
         return False
     return not name.startswith((".", "~")) and not PurePosixPath(name).is_absolute() and not PureWindowsPath(name).drive
 
 
 def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2].casefold()
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].casefold()
 
 
 def _built_otherwise(base: TensorSource, tuned: TensorSource) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectra.errors import UnsafeFileError
+from spectra.loaders.options import given_as
 from spectra.text import show
 
 
@@ -77,5 +78,5 @@ def require_inside(path: Path) -> None:
     if real is not None and root is not None:
         raise UnsafeFileError(
             f"'{show(path.name)}' is a link that leaves '{show(root.name)}', to '{show(real)}', and is not followed. "
-            "Put the file itself there, or allow it: --follow-symlinks (follow_symlinks=True)."
+            f"Put the file itself there, or allow it: {given_as('follow_symlinks')}."
         )

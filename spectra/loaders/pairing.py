@@ -1,27 +1,25 @@
 """Base and tuned model in, weight pairs out: one at a time, in base order."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from spectra.errors import InputError, MatchError, UsageError
 from spectra.loaders.adapters.adapter import Found, opened
-from spectra.loaders.adapters.beside import adapters_below
 from spectra.loaders.adapters.dialects.peft import PEFT
 from spectra.loaders.adapters.dialects.table import dialect_of
 from spectra.loaders.adapters.folder import plan_adapter
 from spectra.loaders.base import Base, open_base, weights_in
-from spectra.loaders.files import exists, require_exists
-from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES, WEIGHT_SUFFIXES
+from spectra.loaders.files import exists, named_path, require_exists
+from spectra.loaders.formats import ADAPTER_NAMES, WEIGHT_NAMES
 from spectra.loaders.full import plan_full
 from spectra.loaders.header import Header
 from spectra.loaders.links import opening
 from spectra.loaders.matching import selector
-from spectra.loaders.options import ReadOptions
+from spectra.loaders.options import Reading, ReadOptions, given_as
 from spectra.loaders.plan import Place, Plan, Skipped, TunedInfo
-from spectra.loaders.source import Model, open_source
+from spectra.loaders.source import Model, TensorSource, open_source
 from spectra.text import listing, nearest, show
 from spectra.updates import WeightPair
 
@@ -32,7 +30,8 @@ class Pairs:
     keys : base names in base order; places : (key, expert's number) of every pair, the number None where the weight
     is no stack of experts; skipped : (key, reason) for everything not analysed; info : what
     kind of update this is; notes : what was decided on the way (a prefix, which file of two); reading : what
-    `open_pairs` was told beyond the two models, as plain data, without what was left at its default.
+    `open_pairs` was told beyond the two models, as plain data, without what was left at its default; idle : what of
+    that had no effect on this model, and why, which `open_pairs` refuses.
     """
 
     def __init__(
@@ -50,7 +49,9 @@ class Pairs:
         self._chosen = frozenset(chosen)
         self.places: tuple[Place, ...] = tuple(place for place in plan.pairs if place[0] in self._chosen)
         self.skipped: list[Skipped] = list(skipped)
-        self.notes: tuple[str, ...] = (*base.notes, *plan.source.header.notes, *plan.notes)
+        self.idle: dict[str, str] = dict(plan.idle)
+        idle = (f"{reason}: it has no effect here" for reason in self.idle.values())
+        self.notes: tuple[str, ...] = (*base.notes, *plan.source.header.notes, *plan.notes, *idle)
         self._plan = plan
 
     @property
@@ -162,19 +163,46 @@ def open_pairs(
     ------
     InputError
         Or one of its kinds, with one sentence that names the file, the tensor, the cause, the remedy.
+    UsageError
+        An option has no effect on this model: an alpha where the file has its own, a rank to cut of a full fine-tune.
     """
-    known = base if isinstance(base, Base) else open_base(base, follow_symlinks=follow_symlinks)
-    start = Path(initial) if initial else None
-    options = ReadOptions(allow_unmatched, as_stored, start, alpha, dict(names or {}), truncate, follow_symlinks)
-    if alpha is not None and not math.isfinite(alpha):
-        raise UsageError(f"alpha is {alpha}: it must be a finite number.")
-    if as_stored and initial:
-        raise UsageError("as_stored and initial (--as-stored, --initial) are two ways to read a start: give one.")
-    with opening(tuned, follow_symlinks=follow_symlinks):
+    pairs = open_among(
+        base,
+        tuned,
+        include=include,
+        exclude=exclude,
+        allow_unmatched=allow_unmatched,
+        as_stored=as_stored,
+        initial=initial,
+        alpha=alpha,
+        names=names,
+        truncate=truncate,
+        follow_symlinks=follow_symlinks,
+    )
+    require_effect((pairs,))
+    return pairs
+
+
+def require_effect(models: Collection[Pairs]) -> None:
+    """Refuse an option that had no effect on any of the models read with it."""
+    for pairs in models:
+        for given, reason in pairs.idle.items():
+            if all(given in other.idle for other in models):
+                raise UsageError(f"{reason}. Leave it out.")
+
+
+def open_among(base: Model | Base, tuned: Model, **reading: Unpack[Reading]) -> Pairs:
+    """Open one of several models that are read with the same options, some of which may be for others among them.
+
+    As `open_pairs`, but an option without effect is noted in `idle`; `require_effect` refuses it where it is so of all.
+    """
+    include, exclude = _patterns(reading.get("include", ())), _patterns(reading.get("exclude", ()))
+    options = _options(reading)
+    known = base if isinstance(base, Base) else open_base(base, follow_symlinks=options.follow_symlinks)
+    with opening(tuned, follow_symlinks=options.follow_symlinks):
         plan = _plan(tuned, known, options)
     if not plan.pairs:
         raise MatchError(f"'{show(plan.info.label)}' changes no matrix of '{show(known.source.label)}'.")
-    include, exclude = ((given,) if isinstance(given, str) else given for given in (include, exclude))
     wanted = selector(include, exclude)
     keys = list(dict.fromkeys(key for key, _ in plan.pairs))
     chosen = [key for key in keys if wanted(key, known.name(key))]
@@ -183,38 +211,81 @@ def open_pairs(
         like = nearest(include[0], keys) if include else None
         hint = f" The nearest name is '{show(like)}'." if like else ""
         raise InputError(f"no weight matches {pattern}.{hint}")
+    plan.notes.extend(_idle_patterns(include, exclude, known))
     left = [Skipped(key, "left out by include / exclude") for key in keys if not wanted(key, known.name(key))]
-    reading = {"include": list(include), "exclude": list(exclude), **options.to_dict()}
+    given = {"include": list(include), "exclude": list(exclude), **options.to_dict()}
     default = {"include": [], "exclude": [], **ReadOptions().to_dict()}
-    told = {name: value for name, value in reading.items() if value != default[name]}
+    told = {name: value for name, value in given.items() if value != default[name]}
     return Pairs(plan.base or known, plan, chosen, [*plan.skipped, *left], told)
+
+
+def _options(reading: Reading) -> ReadOptions:
+    own = ("allow_unmatched", "as_stored", "alpha", "truncate", "follow_symlinks")
+    given: dict[str, Any] = {name: value for name, value in reading.items() if name in own}
+    start, names = reading.get("initial"), reading.get("names")
+    initial = None if start is None else named_path(start)
+    if not isinstance(names, Mapping | None):
+        raise UsageError(f"names must map names of the file to names in the base, not be a {type(names).__name__}.")
+    return ReadOptions(initial=initial, names=dict(names or {}), **given)
+
+
+def _patterns(given: Sequence[str]) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given
+
+
+def _idle_patterns(include: Sequence[str], exclude: Sequence[str], base: Base) -> list[str]:
+    """Say which patterns match no weight of the base: a misspelt one would leave in, or out, without a word."""
+    names = [(key, base.name(key)) for key in base.tensors]
+    notes = []
+    for option, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            matches = selector((pattern,), ())
+            if not any(matches(*both) for both in names):
+                notes.append(f"{given_as(option)}: '{show(pattern)}' matches no weight of the base")
+    return notes
 
 
 def _plan(tuned: Model, base: Base, options: ReadOptions) -> Plan:
     if isinstance(tuned, str | Path):
+        require_exists(tuned)
         path = Path(tuned)
-        require_exists(path)
-        _suggest_subfolder(path)
         found = Found(path, *opened(path), base, options)
         dialect = dialect_of(found)
         if options.initial is not None and dialect is not PEFT:
-            raise InputError(f"initial (--initial) is for adapters of PEFT, and '{show(path.name)}' is none.")
+            raise InputError(f"{given_as('initial')} is for adapters of PEFT, and '{show(path.name)}' is none.")
         if dialect is None:
             return _plan_model(found, base)
         plan = plan_adapter(found, dialect, base)
         plan.notes.extend(_full_beside(path))
         return plan
     if isinstance(tuned, Mapping) or hasattr(tuned, "state_dict"):
-        return plan_full(open_source(weights_in(tuned)), base)
+        return _full(open_source(weights_in(tuned)), base, options)
     raise InputError(f"an object of type {type(tuned).__name__} is neither a path, an nn.Module nor a state dict.")
 
 
 def _plan_model(found: Found, base: Base) -> Plan:
     """Plan a model from the source that is open; where that is an adapter's file of no known kind, from the model's."""
     if not any(record.name in ADAPTER_NAMES for record in found.source.header.files):
-        return plan_full(found.source, base)
+        return _full(found.source, base, found.options)
     found.source.close()
-    return plan_full(open_source(found.path), base)
+    return _full(open_source(found.path), base, found.options)
+
+
+def _full(source: TensorSource, base: Base, options: ReadOptions) -> Plan:
+    """Plan a full fine-tune, for which the options that are about adapters have nothing to do."""
+    if options.initial is not None:
+        raise InputError(f"{given_as('initial')} is for adapters of PEFT, and '{show(source.label)}' is none.")
+    plan = plan_full(source, base)
+    adapters = {"alpha": options.alpha, "truncate": options.truncate} | {
+        f"names {name}": home for name, home in options.names.items()
+    }
+    for option, value in adapters.items():
+        if value is not None:
+            what = given_as(option.partition(" ")[0])
+            plan.idle[option] = f"{what} is for adapters, and '{show(plan.info.label)}' is a full fine-tune"
+    if options.as_stored:
+        plan.notes.append(f"{given_as('as_stored')} changes nothing: '{show(plan.info.label)}' is a full fine-tune")
+    return plan
 
 
 def _full_beside(folder: Path) -> list[str]:
@@ -222,11 +293,3 @@ def _full_beside(folder: Path) -> list[str]:
         return []
     found = [name for name in WEIGHT_NAMES if exists(folder / name)]
     return [f"{listing(found)} beside the adapter: the adapter is read, not the model"] if found else []
-
-
-def _suggest_subfolder(path: Path) -> None:
-    below = adapters_below(path)
-    if below and not any(entry.suffix in (*WEIGHT_SUFFIXES, ".json") for entry in path.iterdir()):
-        raise InputError(
-            f"'{show(path.name)}' holds adapters in its subfolders ({listing(below, 5)}). Name one of them."
-        )

@@ -81,7 +81,7 @@ class Plan:
     alphas : for each adapted base key, the alpha of every module that adapts it, by the module's name in the
     adapter's configuration. targeted : the base keys that its configuration puts the adapter on, None where it does
     not tell. base : the one that was planned against, where it is not the one given; others : what else is read from
-    and must be closed.
+    and must be closed. idle : what the caller gave and this model has no room for, with the reason as a sentence.
     """
 
     info: TunedInfo
@@ -93,6 +93,7 @@ class Plan:
     targeted: frozenset[str] | None = None
     base: "Base | None" = None
     others: list[TensorSource] = field(default_factory=list)
+    idle: dict[str, str] = field(default_factory=dict)
 
     def add(self, planned: Planned) -> None:
         self.pairs[planned.place] = planned

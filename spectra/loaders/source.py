@@ -20,7 +20,7 @@ from spectra.loaders import (
     safe_load,
     strict_json,
 )
-from spectra.loaders.files import exists
+from spectra.loaders.files import exists, named_path
 from spectra.loaders.flat import FlatFile
 from spectra.loaders.formats import WEIGHT_NAMES, read_weights
 from spectra.loaders.header import BITS, Header, TensorInfo
@@ -181,7 +181,7 @@ def open_source(model: Model, names: tuple[str, ...] = WEIGHT_NAMES) -> TensorSo
         return _from_state_dict(model, "state dict", {})
     if not isinstance(model, str | Path):
         raise InputError(f"an object of type {type(model).__name__} is neither a path, an nn.Module nor a state dict.")
-    path = Path(model)
+    path = named_path(model)
     components = components_of(path) if names == WEIGHT_NAMES else ()
     if components:
         return join(_label(path), path, {name: open_source(path / name) for name in components})

@@ -126,7 +126,8 @@ def intruders(
     A vector cannot have similarity below `1 / sqrt(m)` against a complete basis. Invariant under signs,
     joint rotation, joint scaling, and transposing with the sides swapped.
 
-    Base values closer together than float32 can resolve are tied, and values below that are zero to rounding.
+    Base values closer together than float32 can resolve are tied, and values below that are zero to rounding; than
+    float64, where both matrices were decomposed in that.
     """
     require_options(k, epsilon)
     shape, side, dimension = resemblance.shape, resemblance.side, resemblance.dimension
@@ -137,13 +138,13 @@ def intruders(
     top = len(similarity)
     if top == 0:
         return no_intruders(k, epsilon, side, max(k, novelty_span))
-    present = known > _least(known, shape)
+    present = known > _least(known, shape, resemblance.fine)
     span = min(max(k, novelty_span), len(known))
     novelty = (1 - overlaps[:span][present[:span]].square().sum(0)).clamp(0, 1)
-    cluster, tied = _clusters(known, shape, overlaps, tie, epsilon, dimension)
+    cluster, tied = _clusters(ties(known, shape, tie, fine=resemblance.fine), overlaps, epsilon, dimension)
     below = similarity < epsilon
     sigma = tuned_values[:top].double()
-    defined = sigma > _least(tuned_values, shape)
+    defined = sigma > _least(tuned_values, shape, resemblance.fine)
     verdict = _verdicts(below, tied | ~defined, novelty <= rotated_below)
     share = torch.where(defined, moved[:top] / sigma, torch.zeros_like(sigma))
     return Intruders(
@@ -188,24 +189,31 @@ def _nearest(resemblance: Resemblance, top: int) -> tuple[int | None, ...]:
     return tuple(int(place) if known else None for place, known in zip(index.tolist(), sure, strict=True))
 
 
-def _least(values: torch.Tensor, shape: tuple[int, int]) -> float:
-    return resolution(float(values[0]), shape) if len(values) else 0.0
+def _least(values: torch.Tensor, shape: tuple[int, int], fine: bool) -> float:
+    """The size up to which a value is zero to rounding, and a difference of two of them a tie."""
+    return resolution(float(values[0]), shape, fine=fine) if len(values) else 0.0
+
+
+def ties(values: torch.Tensor, shape: tuple[int, int], tie: float = TIE, *, fine: bool = False) -> torch.Tensor:
+    """Number the clusters of tied values, which descend: [q], from 0. Zeros are tied to nothing."""
+    S, least = values.double(), _least(values, shape, fine)
+    chained = ((S[:-1] - S[1:]) <= (tie * S[:-1]).clamp_min(least)) & (S[1:] > least)
+    return torch.cat([chained.new_zeros(min(1, len(S))), ~chained]).cumsum(0)
 
 
 def _clusters(
-    values: torch.Tensor, shape: tuple[int, int], overlaps: torch.Tensor, tie: float, epsilon: float, dimension: int
+    label: torch.Tensor, overlaps: torch.Tensor, epsilon: float, dimension: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each vector's largest projection on a cluster of tied base values, and whether it explains it.
+
+    label : of each base value the number of its cluster, [q]. overlaps : as in Resemblance, [q, K].
 
     A cluster explains a vector when the projection reaches epsilon and the cluster is small enough
     (`|C| / m <= epsilon^2`) that a random direction would not reach it.
     """
     nothing = overlaps.new_zeros(overlaps.shape[1])
-    if not len(values):
+    if not len(label):
         return nothing, nothing.bool()
-    S, least = values.double(), _least(values, shape)
-    chained = ((S[:-1] - S[1:]) <= (tie * S[:-1]).clamp_min(least)) & (S[1:] > least)
-    label = torch.cat([chained.new_zeros(1), ~chained]).cumsum(0)
     projection = overlaps.new_zeros(int(label[-1]) + 1, overlaps.shape[1])
     projection.index_add_(0, label, overlaps.square())
     size = torch.bincount(label)

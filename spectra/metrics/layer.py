@@ -1,9 +1,13 @@
 """One row of a report: every measurement of one matrix, or the reason why there is none."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from spectra.engine.choose import Decompositions
+from spectra.engine.decomposition import resolution
 from spectra.engine.update_directions import update_directions
 from spectra.metrics.amplification import Amplification, amplification
 from spectra.metrics.attribution import Attribution, attribution
@@ -12,7 +16,7 @@ from spectra.metrics.blocks import Block, over_rows
 from spectra.metrics.edges import Edges, edges
 from spectra.metrics.intruders import Intruders, intruders
 from spectra.metrics.magnitude import Lengths, Magnitude, magnitude_of
-from spectra.metrics.noise import Floor, Noise, coarser, floor_of
+from spectra.metrics.noise import Floor, Noise, coarser, floor_of, is_packed
 from spectra.metrics.norms import Norms, Sizes, norms, norms_of
 from spectra.metrics.ranks import Ranks, estimated_ranks, ranks
 from spectra.metrics.row import MatrixRow
@@ -20,8 +24,8 @@ from spectra.metrics.spectrum import Spectrum, spectrum
 from spectra.metrics.status import OK, ZERO, ZERO_BASE
 from spectra.metrics.tails import Tails, tails
 from spectra.metrics.threshold import Threshold, threshold
-from spectra.text import show
-from spectra.updates import Storage, WeightPair
+from spectra.text import listing, show
+from spectra.updates import Kronecker, Storage, WeightPair
 
 _FURTHER = ("attribution", "amplification", "balance", "magnitude", "edges", "tails")
 
@@ -83,7 +87,7 @@ class Layer(MatrixRow):
             "bytes": {"base": self.base_storage.bytes, "update": self.update_storage.bytes},
             "rank": asdict(self.rank) if self.rank else None,
             "norm": asdict(self.norm) if self.norm else None,
-            "floor": {**asdict(self.floor), "edge": self.floor.edge} if self.floor else None,
+            "floor": _floor(self.floor) if self.floor else None,
             "intruders": next(iter(blocks.values())) if len(blocks) == 1 else (blocks or None),
             "spectrum": asdict(self.spectrum) if self.spectrum else None,
             **{name: asdict(part) if (part := getattr(self, name)) else None for name in _FURTHER},
@@ -93,6 +97,10 @@ class Layer(MatrixRow):
 
     def __hash__(self) -> int:
         return hash((self.key, self.index))
+
+
+def _floor(floor: Floor) -> dict[str, Any]:
+    return {**asdict(floor), "edge": floor.edge, "limited_by": floor.limited_by}
 
 
 def _block(side: Intruders) -> dict[str, Any]:
@@ -112,7 +120,8 @@ def measure(
     device : where the leading directions of an update without factors are found.
     """
     spans = _over_rows(pair)
-    floor = floor_of([span.noise for span in spans], pair.shape)
+    noise = [span.noise for span in spans if span.noise is not None]
+    floor = floor_of(noise, pair.shape, edge_computed=_resolved(found, pair)) if noise else None
     size = norms_of([span.sizes for span in spans], found.base_values, found.update_values)
     directions, seen = update_directions(pair.update, known=found.update, device=device), found.projections
     return Layer(
@@ -120,7 +129,7 @@ def measure(
         status=OK,
         reason="",
         method=found.method,
-        rank=_ranks(found, pair, floor.edge),
+        rank=_ranks(found, pair, None if floor is None else floor.edge),
         norm=size,
         floor=floor,
         intruders=tuple(
@@ -133,7 +142,11 @@ def measure(
         balance=balance(pair.update, pair.scaling),
         magnitude=magnitude_of([span.lengths for span in spans]),
         **_of_whole_spectra(found, pair.shape, k),
-        notes=(*pair.notes, f"engine: {found.reason}" + ("" if found.update else f"; {directions.how}")),
+        notes=(
+            *pair.notes,
+            *_packed(pair),
+            f"engine: {found.reason}" + ("" if found.update else f"; {directions.how}"),
+        ),
     )
 
 
@@ -141,19 +154,20 @@ def measure(
 class _Sums:
     """All that is added up over some rows of a pair, in one walk: the product of its factors is formed once."""
 
-    noise: Noise
+    noise: Noise | None
     sizes: Sizes = field(default_factory=Sizes)
     lengths: Lengths = field(default_factory=Lengths)
 
     def add(self, block: Block) -> None:
-        self.noise.add(block)
+        if self.noise is not None:
+            self.noise.add(block)
         self.sizes.add(block)
         self.lengths.add(block)
 
 
 def _over_rows(pair: WeightPair) -> list[_Sums]:
     dtype = coarser(pair.base_storage.dtype, _rounded_to(pair))
-    return over_rows(lambda: _Sums(Noise(dtype)), pair.base, pair.update)
+    return over_rows(lambda: _Sums(None if dtype is None else Noise(dtype)), pair.base, pair.update)
 
 
 def _of_whole_spectra(found: Decompositions, shape: tuple[int, int], k: int) -> dict[str, Any]:
@@ -168,7 +182,27 @@ def _of_whole_spectra(found: Decompositions, shape: tuple[int, int], k: int) -> 
     }
 
 
-def _ranks(found: Decompositions, pair: WeightPair, floor: float) -> Ranks:
+def _resolved(found: Decompositions, pair: WeightPair) -> float:
+    """The size below which the values of dW are rounding of their computation: in float64 for factors and structures.
+
+    The core of factors has errors of eps sigma_1 as well, but of an eps that only files in float64 do not outweigh.
+    """
+    exact = found.update is not None or (found.update_estimate is None and isinstance(pair.update, Kronecker))
+    finer = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps if exact else 1.0
+    return finer * resolution(float(found.update_values[0]), pair.shape)
+
+
+def _packed(pair: WeightPair) -> Iterator[str]:
+    """Say why there is no floor where there is none."""
+    packed = dict.fromkeys(dtype for dtype in (pair.base_storage.dtype, _rounded_to(pair)) if is_packed(dtype))
+    if packed:
+        yield (
+            f"no rounding floor: the steps of weights packed as {listing(packed)} depend on their scales, so that it "
+            "is unknown how many values of dW stand above rounding"
+        )
+
+
+def _ranks(found: Decompositions, pair: WeightPair, floor: float | None) -> Ranks:
     if found.update_estimate is not None:
         return estimated_ranks(found.update_estimate, pair.shape, floor=floor, allotted=pair.allotted)
     return ranks(found.update_values, pair.shape, floor=floor, allotted=pair.allotted)

@@ -1,18 +1,15 @@
 """The phase curve of one matrix: its intruders at every scale of its update, and the scale at which they begin."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectra.engine.resemblance import Side
+from spectra.metrics.crossing import Interval
 from spectra.metrics.intruders import Intruders
 from spectra.metrics.row import MatrixRow
 from spectra.metrics.threshold import Threshold
 from spectra.text import show
-
-TOLERANCE = 1e-4
-_SMALLEST = 1e-6
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +47,13 @@ class PhaseCurve(MatrixRow):
     """What one matrix does as its update is scaled. As a mapping it reads like its JSON.
 
     scales : ascending, 0 and 1 among them. sides : a curve for each side asked for; none where the status is not "ok".
-    critical : the smallest scale found at which some direction is rotated or new, None where there is none up to the
-    largest scale. Degenerate ones do not count: a tie of the base explains them at any scale.
+    critical : the smallest scale found at which some direction is rotated or new, None where none is found up to the
+    largest scale. Degenerate ones do not count: a tie of the base explains them at any scale. See `crossing.Search`.
     bracket : (low, high), the scales between which it lies: none at low, some at high = critical.
-    intervals : the stretches of scale with rotated or new directions; their ends are scales of the grid but for the
-    first, which begins at critical. More than one means that they vanish and enter again.
+    resolution : the longest stretch of scale below it that might hide an earlier one and was not looked into, 0 where
+    every leading direction was followed up to it.
+    intervals : the stretches of scale with rotated or new directions, from the first scale looked at that has one to
+    the last before one that has none; the first begins at critical. More than one: they vanish and enter again.
     law : the predicted threshold beside it, None where W0 has no more than k values.
     """
 
@@ -63,6 +62,7 @@ class PhaseCurve(MatrixRow):
     scales: tuple[float, ...]
     sides: tuple[SideCurve, ...] = ()
     bracket: Interval | None = None
+    resolution: float = 0.0
     intervals: tuple[Interval, ...] = ()
     law: Threshold | None = None
     notes: tuple[str, ...] = field(default=())
@@ -80,14 +80,14 @@ class PhaseCurve(MatrixRow):
 
     @property
     def budget(self) -> float | None:
-        """The largest scale shown to be below the first crossing: the largest of all where there is none."""
+        """The largest scale looked at below the first crossing: the largest of all where none was found."""
         if not self.ok:
             return None
         return self.bracket[0] if self.bracket else self.scales[-1]
 
     @property
     def error(self) -> float | None:
-        """The law's critical scale over the exact one, None where either is missing."""
+        """The law's critical scale over the one found, None where either is missing."""
         return self.law.critical / self.critical if self.law and self.critical else None
 
     def total(self, kind: str) -> tuple[int, ...]:
@@ -122,6 +122,7 @@ class PhaseCurve(MatrixRow):
             "update": {"kind": self.update_kind},
             "critical": self.critical,
             "bracket": list(self.bracket) if self.bracket else None,
+            "resolution": self.resolution if self.ok else None,
             "budget": self.budget,
             "intervals": [list(interval) for interval in self.intervals],
             "law": self.law.to_dict() if self.law else None,
@@ -134,46 +135,17 @@ class PhaseCurve(MatrixRow):
         return hash((self.key, self.index))
 
 
-def first_crossing(scales: Sequence[float], real: Sequence[int]) -> Interval | None:
-    """Return the neighbouring scales between which the count first rises above zero, None where it never does.
+def intervals(intrudes: Mapping[float, bool]) -> tuple[Interval, ...]:
+    """Return the stretches of neighbouring scales with intruders.
 
-    scales : ascending from 0, where the count is zero because W is W0.
+    intrudes : whether there are any, at every scale looked at.
     """
-    for low, high, there in zip(scales, scales[1:], real[1:], strict=False):
-        if there:
-            return low, high
-    return None
-
-
-def bisect(bracket: Interval, probe: Callable[[float], bool | None], tolerance: float = TOLERANCE) -> Interval:
-    """Narrow a bracket of the first crossing until it is `tolerance` of its upper end wide.
-
-    probe : whether there are intruders at a scale, None where that stays undecided: the bracket is then as narrow
-    as can be told. Below 1e-6 no scale is tried.
-
-    Notes
-    -----
-    The count is not monotone: between two scales of the grid it may rise and fall unseen. What is found is a
-    crossing between the ends of the bracket, the smallest that the grid shows.
-    """
-    low, high = bracket
-    while high - low > max(tolerance * high, _SMALLEST):
-        middle = (low + high) / 2
-        there = probe(middle)
-        if there is None:
-            break
-        low, high = (low, middle) if there else (middle, high)
-    return low, high
-
-
-def intervals(scales: Sequence[float], real: Sequence[int], bracket: Interval | None) -> tuple[Interval, ...]:
-    """Return the stretches of scale with intruders, the first from the upper end of the bracket."""
     found: list[Interval] = []
     inside = False
-    for scale, there in zip(scales, real, strict=True):
+    for scale, there in sorted(intrudes.items()):
         if there and inside:
             found[-1] = found[-1][0], scale
         elif there:
-            found.append((scale if found or bracket is None else bracket[1], scale))
-        inside = bool(there)
+            found.append((scale, scale))
+        inside = there
     return tuple(found)

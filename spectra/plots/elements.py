@@ -16,7 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 from spectra.plots.style import INK, LABEL, MUTED, TICK, TITLE, figure_of
 from spectra.text import show
 
-_MODULE, _SIGN = 24, 0.052  # longest module name; inches of one of its signs
+_MODULE, _SIGN = 32, 0.052  # longest module name; inches of one of its signs
 _LEGEND = 8.6  # points of one legend line
 _AXES = 0.775  # share of a figure's width that its axes have before they are laid out
 PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False}

@@ -53,8 +53,9 @@ FIGURES: dict[str, Plot] = {
     "similarity": Plot(
         similarity_panels,
         "Similarity of each leading tuned direction (column) to each leading base direction (row). A dark diagonal "
-        "means that they survived. Above: the best match over all base directions; orange below the dashed line is "
-        "an intruder, the dotted line is what chance gives.",
+        "means that they survived. Above: the best match of each tuned direction over all base directions, those "
+        "beyond the rows shown too; orange below the dashed line is an intruder, the dotted line is what chance gives. "
+        "All columns drawn are judged here; the counts of the report take the first k.",
     ),
     "epsilon": Plot(
         epsilon,

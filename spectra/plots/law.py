@@ -1,4 +1,4 @@
-"""The threshold law against the phase curve: predicted and exact critical scales."""
+"""The threshold law against the phase curve: predicted and measured critical scales."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def law(sweep: ModelSweep, *, ax: Axes | None = None) -> Axes:
                 handles.append(handle)
     for line in (ax.axhline, ax.axvline):
         line(1, color=INK, linewidth=0.5, linestyle=(0, (4, 2)), zorder=1)
-    words(ax, x="exact critical scale", y="predicted by the threshold law")
+    words(ax, x="critical scale found", y="predicted by the threshold law")
     legend(ax, handles, modules, "The law against the curve")
     _note(ax, sweep)
     return ax

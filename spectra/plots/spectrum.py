@@ -71,11 +71,12 @@ def _floor(ax: Axes, layer: Layer, lowest: float, highest: float) -> tuple[float
     edge = layer.floor.edge if layer.floor else 0.0
     if layer.floor is None or edge < lowest * _REACH:
         return lowest, highest
+    what = safe(layer.floor.dtype) if layer.floor.limited_by == "files" else "the computation"
     ax.axhline(edge, color=MUTED, linewidth=0.8, linestyle="--")
     ax.text(
         0.99,
         edge,
-        f"rounding floor of {safe(layer.floor.dtype)}, {power(float(f'{edge:.1g}'))}",
+        f"rounding floor of {what}, {power(float(f'{edge:.1g}'))}",
         transform=ax.get_yaxis_transform(),
         ha="right",
         va="bottom",

@@ -8,7 +8,7 @@ import re
 from difflib import unified_diff
 
 from spectra.errors import InputError
-from spectra.reports.markdown import same_but_for_the_stamp
+from spectra.reports.markdown import is_summary, same_but_for_the_stamp
 from spectra.text import count, show
 
 BEGIN, END = "<!-- spectra:begin -->", "<!-- spectra:end -->"
@@ -39,8 +39,13 @@ def check(readme: bytes, name: str) -> None:
     _place(_decoded(readme, name), name)
 
 
-def require_unmarked(block: str, name: str) -> None:
-    """Refuse a block that brings marks of its own: the next update could not tell them from the README's."""
+def require_summary(block: str, name: str) -> None:
+    """Refuse a block that no report wrote, such as another README, or that brings marks of its own.
+
+    The next update could not tell such marks from the README's.
+    """
+    if not is_summary(block):
+        raise InputError(f"'{show(name)}' is no summary that spectra wrote: give it what --markdown wrote, unchanged.")
     if any(_marks(block, mark) for mark in (BEGIN, END)):
         raise InputError(f"'{show(name)}' holds the marks of a card itself: give it what --markdown wrote.")
 

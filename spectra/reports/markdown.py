@@ -12,20 +12,24 @@ from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.findings.finding import Finding
 from spectra.reports import words
-from spectra.text import count, percent, show
+from spectra.text import count, show
 
 _STAMP = "<sub>Measured "
+_TITLE = "What fine-tuning changed"
+_HEADING = re.compile(rf"## (?:{_TITLE}: |[\d,]+ ways? of fine-tuning )")
 _OPTIONS = ("k", "epsilon", "side", "method", "spectrum")
 # A mark that Markdown reads: all of these, an underscore at the edge of a word, and what makes an address a link.
 _MARKS = re.compile(r"[\\`*{}\[\]<>#|~&!$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.")
 _TICKS = re.compile(r"`+")
+# Code in a sentence of ours: a command, an option or a field, apart from the words around it.
+_SPAN = re.compile(r"(?<![\w`])`([A-Za-z-][\w .=-]*)`(?![\w`])")
 
 
 def report(found: Diagnosis) -> str:
     """Return a diagnosis as Markdown: verdict, key numbers, findings, what an intruder is, how it was measured."""
     base, tuned = found.provenance["base"]["label"], found.provenance["tuned"]["label"]
     return _joined(
-        f"## What fine-tuning changed: {code(tuned)}",
+        f"## {_TITLE}: {code(tuned)}",
         f"Base {code(base)}. {escaped(words.kind(found.info))}; {escaped(words.stored(found))}.",
         f"**{escaped(words.headline(found))}**",
         _table(("Measured", "Value"), _numbers(found)),
@@ -40,26 +44,34 @@ def comparison(found: ModelComparison) -> str:
     """Return a comparison as Markdown: the ranking, what follows with evidence and limits, findings, how measured."""
     first = next(iter(found.models.values()))
     heads = [
-        f"- {code(name)}: **{finding.severity} {finding.code}** {escaped(finding.message)}"
+        f"- {code(name)}: **{finding.severity} {finding.code}** {prose(finding.message)}"
         for name, model in found.models.items()
         for finding in model.findings
     ]
-    advice = [_claim(standing.advice, f"{code(standing.name)}: ") for standing in found.standings if standing.advice]
+    told = words.told(found)
+    sources = dict.fromkeys(source for _, claim in told for source in claim.sources)
     return _joined(
         f"## {count(len(found.models), 'way')} of fine-tuning {code(first.provenance['base']['label'])}",
-        "Most like full fine-tuning first: fewest intruder dimensions, then the highest effective rank of the update.",
+        f"**{prose(found.ranking.headline)}**",
+        prose(f"{found.ranking.title}. {found.ranking.rule}"),
         _table(
             ("", "Model", "Method", "Intruders", "Effective rank of dW", "Size of dW beside W0", "Parameters"),
-            _ranking(found),
+            _models(found),
         ),
         "### What follows, and how far",
-        *(_claim(claim) for claim in found.claims),
-        *advice,
+        *(_claim(claim, whose) for whose, claim in told),
+        f"Sources: {'; '.join(map(_link, sources))}." if sources else "",
         "### Findings",
         "\n".join(heads) or escaped(words.nothing_found(first)),
         _about_intruders(),
         _measured(found.models),
     )
+
+
+def is_summary(text: str) -> bool:
+    """Whether a text is a whole report or comparison as written here: from its heading to its stamp."""
+    lines = text.strip().split("\n")
+    return bool(_HEADING.match(lines[0])) and lines[-1].startswith(_STAMP)
 
 
 def same_but_for_the_stamp(one: str, other: str) -> bool:
@@ -72,12 +84,19 @@ def _unstamped(text: str) -> list[str]:
 
 
 def _joined(*parts: str) -> str:
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def escaped(value: object) -> str:
     """Any text from outside as Markdown that shows it letter for letter, in one line."""
     return _MARKS.sub(lambda found: "\\" + found.group(), show(value, None))
+
+
+def prose(sentence: str) -> str:
+    """A sentence of ours as Markdown: a command, option or field between backticks as code, all else as `escaped`."""
+    parts = _SPAN.split(show(sentence, None))
+    parts[::2], parts[1::2] = map(escaped, parts[::2]), map(code, parts[1::2])
+    return "".join(parts)
 
 
 def code(value: object, *, cell: bool = False) -> str:
@@ -121,8 +140,8 @@ def _numbers(found: Diagnosis) -> list[tuple[str, str]]:
 
 
 def _finding(finding: Finding) -> str:
-    head = f"- **{finding.severity} {finding.code}** {escaped(finding.message)}"
-    return f"{head}\n  - What to do: {escaped(finding.advice)}"
+    head = f"- **{finding.severity} {finding.code}** {prose(finding.message)}"
+    return f"{head}\n  - What to do: {prose(finding.advice)}"
 
 
 def _link(source: Source) -> str:
@@ -138,27 +157,18 @@ def _about_intruders() -> str:
     )
 
 
-def _ranking(found: ModelComparison) -> list[tuple[str, ...]]:
-    return [
-        (
-            str(standing.place),
-            code(standing.name, cell=True),
-            escaped(standing.method),
-            f"{standing.intruders} of {standing.examined} ({percent(standing.share)})",
-            f"{standing.effective_rank:.1f}",
-            f"{standing.update_ratio:.3g}",
-            percent(found.models[standing.name].summary["parameters"]["share"] or 0.0),
-        )
-        for standing in found.standings
-    ]
+def _models(found: ModelComparison) -> list[tuple[str, ...]]:
+    rows = []
+    for standing in found.standings:
+        place, *numbers = words.place_and_numbers(found, standing)
+        rows.append((place, code(standing.name, cell=True), escaped(standing.method), *numbers))
+    return rows
 
 
 def _claim(claim: Claim, whose: str = "") -> str:
-    lines = [f"{whose}**{escaped(claim.text)}**", ""]
-    lines += [f"- Evidence: {escaped(line)}" for line in claim.evidence]
-    lines += [f"- Limit: {escaped(line)}" for line in claim.limits]
-    if claim.sources:
-        lines.append(f"- Sources: {'; '.join(map(_link, claim.sources))}")
+    lines = [f"{f'{code(whose)}: ' if whose else ''}**{prose(claim.text)}**", ""]
+    lines += [f"- Evidence: {prose(line)}" for line in claim.evidence]
+    lines += [f"- Limit: {prose(line)}" for line in claim.limits]
     return "\n".join(lines).rstrip("\n")
 
 

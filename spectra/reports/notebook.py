@@ -5,7 +5,7 @@ from html import escape
 from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
 from spectra.reports import words
-from spectra.text import numbered, percent, show
+from spectra.text import numbered, show
 
 _MAX_ROWS = 12
 
@@ -39,13 +39,12 @@ def fragment(report: Diagnosis) -> str:
 def comparison_fragment(found: ModelComparison) -> str:
     """Return a comparison as a fragment of HTML without style or script of its own."""
     lines = ["<tr><th></th><th>model</th><th>method</th><th>intruders</th><th>effective rank</th><th>dW / W0</th></tr>"]
-    lines += [
-        f"<tr><td>{item.place}</td><td>{_text(item.name)}</td><td>{_text(item.method)}</td>"
-        f"<td>{item.intruders} of {item.examined} ({percent(item.share)})</td>"
-        f"<td>{item.effective_rank:.1f}</td><td>{item.update_ratio:.3g}</td></tr>"
-        for item in found.standings
-    ]
-    return f"<table>{''.join(lines)}</table>"
+    for standing in found.standings:
+        place, *numbers, _ = words.place_and_numbers(found, standing)
+        cells = (place, _text(standing.name), _text(standing.method), *numbers)
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    headline, rule = _text(found.ranking.headline), _text(found.ranking.rule)
+    return f"<p><b>{headline}</b></p><table>{''.join(lines)}</table><p>{rule}</p>"
 
 
 def _text(value: object) -> str:

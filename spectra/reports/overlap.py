@@ -1,5 +1,6 @@
 """The summary of two updates beside each other that a person reads in ten seconds, as terminal or plain text."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -46,7 +47,9 @@ def headline(found: ModelOverlap) -> str:
     """The one sentence to take away."""
     rows = found.measured
     if not rows:
-        return f"Nothing could be compared: of {count(len(found.rows), 'matrix', 'matrices')} none has two updates."
+        reason, number = Counter(row.reason for row in found.rows).most_common(1)[0]
+        why = safe(reason, None) or "no direction of an update is told from the others"
+        return f"Nothing could be compared: in {number} of {count(len(found.rows), 'matrix', 'matrices')} {why}."
     left, right = found.summary["left"], found.summary["right"]
     return (
         f"The two updates share {percent(left['shared'])} of their {_leading(rows)} output directions (chance: "

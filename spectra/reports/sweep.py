@@ -75,7 +75,8 @@ def _numbers(found: ModelSweep) -> Table:
     grid.add_row("by scale", curve(found.scales, found.total("count")))
     if summary["re_entries"]:
         again = count(summary["re_entries"], "matrix", "matrices")
-        grid.add_row("re-entries", f"in {again} they vanish at some scale and enter again")
+        grid.add_row("re-entries", f"in {again} they vanish at some scale looked at and enter again")
+    grid.add_row("the first", search_line(found))
     grid.add_row("the law", law_line(found))
     return grid
 
@@ -88,14 +89,24 @@ def curve(scales: Sequence[float], counts: Sequence[int]) -> Text:
     return Text.assemble(f"{scales[0]:g} ", (line, "yellow"), f" {scales[-1]:g}   {counts[-1]} at the end")
 
 
+def search_line(found: ModelSweep) -> str:
+    """How sure it is that no first crossing was stepped over, in one line."""
+    longest = max(row.resolution for row in found.measured)
+    if not longest:
+        return "between neighbouring scales, every leading direction was followed up to each first crossing"
+    return (
+        "followed between neighbouring scales, down to stretches of "
+        f"{longest:.1g}: a shorter one with intruders may lie below"
+    )
+
+
 def law_line(found: ModelSweep) -> str:
     """How well the threshold law did, in one line."""
     law = found.law
     if not law.compared or law.share is None or law.ratio is None:
         return "has nothing to be compared with: no crossing was found"
-    text = (
-        f"within a factor of 2 for {law.within} of {law.compared} ({percent(law.share)}), median {law.ratio:.2f}x exact"
-    )
+    within = f"within a factor of 2 for {law.within} of {law.compared} ({percent(law.share)})"
+    text = f"{within}, median {law.ratio:.2f}x the one found"
     missed = [f"{law.missed} put beyond the range"] if law.missed else []
     invented = [f"{law.invented} predicted and not found"] if law.invented else []
     return "; ".join([text, *missed, *invented])
@@ -123,8 +134,9 @@ def advice(found: ModelSweep) -> str:
     if not early:
         return "Nothing to lower: as trained, every matrix is within its budget."
     if found.alphas and all(row.update_kind == LINEAR for row in early if row.key in found.alphas):
+        kept = "1 matrix" if len(early) == 1 else f"each of {len(early)} matrices"
         return (
-            f"--alpha-pattern FILE writes the alpha that keeps each of {count(len(early), 'matrix', 'matrices')} just "
+            f"--alpha-pattern FILE writes the alpha that keeps {kept} just "
             "below its first crossing: put it in adapter_config.json and measure what it costs on your task."
         )
     scale = min(row.budget for row in early if row.budget is not None)

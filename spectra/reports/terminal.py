@@ -15,7 +15,7 @@ from spectra.analysis.diagnosis import Diagnosis
 from spectra.analysis.guide import Guide
 from spectra.metrics.status import FAILURES
 from spectra.reports import words
-from spectra.text import count, percent
+from spectra.text import count
 from spectra.text import show as safe
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -24,15 +24,19 @@ _MAX_MODULES = 6
 
 
 def show(renderable: RenderableType) -> None:
-    """Print to stdout, coloured only where it is a terminal."""
-    Console(soft_wrap=False, highlight=False, emoji=False, markup=False).print(renderable)
+    """Print to stdout, coloured and padded only where it is a terminal."""
+    console = Console(soft_wrap=False, highlight=False, emoji=False, markup=False)
+    if console.is_terminal:
+        console.print(renderable)
+    else:
+        print(text(renderable, console.width), end="")  # noqa: T201
 
 
 def text(renderable: RenderableType, width: int = 100) -> str:
-    """Return the plain text that `show` would print."""
+    """Return the plain text that `show` would print, without spaces at the ends of lines."""
     out = io.StringIO()
     Console(file=out, width=width, highlight=False, emoji=False, markup=False, no_color=True).print(renderable)
-    return out.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 
 def summary(report: Diagnosis) -> RenderableType:
@@ -61,7 +65,7 @@ def _numbers(report: Diagnosis) -> Table:
         options = report.provenance
         compared = f"k = {options['k']}, epsilon = {options['epsilon']:g}, {options['side']}"
         intruders = (
-            f"{found['intruders']} of {found['examined']} ({compared}; by chance similar {words.chance(report)})"
+            f"{found['intruders']} of {found['examined']} ({compared}; similarity by chance {words.chance(report)})"
         )
         grid.add_row("intruders", intruders)
         blocks = [row for row in found["by_block"] if row["name"] is not None]
@@ -130,41 +134,33 @@ def _left_out(report: Diagnosis) -> list[str]:
 
 
 def comparison(found: ModelComparison) -> RenderableType:
-    """Lay out a comparison: the models ranked, what follows with its evidence and limits, and advice a model."""
-    ranking = Table(title="Ranked by evidence: most like full fine-tuning first", title_justify="left", box=None)
+    """Lay out a comparison: the models in order, what follows with its evidence and limits, advice for each model."""
+    ranking = Table(title=found.ranking.title, title_justify="left", box=None)
     ranking.add_column("", justify="right")
-    ranking.add_column("model")
+    ranking.add_column("model", overflow="fold")
     ranking.add_column("method", min_width=11)
     for name in ("intruders", "rank of dW", "size of dW", "parameters"):
         ranking.add_column(name, justify="right", no_wrap=True)
-    advice: list[RenderableType] = []
     for standing in found.standings:
-        model = found.models[standing.name]
-        ranking.add_row(
-            str(standing.place),
-            Text(safe(standing.name, 32), style="bold"),
-            standing.method,
-            f"{standing.intruders} of {standing.examined} ({percent(standing.share)})",
-            f"{standing.effective_rank:.1f}",
-            f"{standing.update_ratio:.3g}",
-            percent(model.summary["parameters"]["share"] or 0.0),
-        )
-        if standing.advice:
-            advice += [Text(), _claim(standing.advice, f"{safe(standing.name)}: ")]
-    said = [part for claim in found.claims for part in (Text(), _claim(claim))]
-    return Group(Text(), ranking, *said, *advice)
+        place, *numbers = words.place_and_numbers(found, standing)
+        ranking.add_row(place, Text(safe(standing.name, 32), style="bold"), standing.method, *numbers)
+    rule = [Text(found.ranking.rule, style="dim")] if found.ranking.rule else []
+    told = words.told(found)
+    said = [part for whose, claim in told for part in (Text(), _claim(claim, f"{whose}: " if whose else ""))]
+    sources = "; ".join(dict.fromkeys(source.name for _, claim in told for source in claim.sources))
+    return Group(
+        Text(), ranking, *rule, *said, Text(), Text(f"Sources: {sources}.", style="dim") if sources else Text()
+    )
 
 
 def _claim(claim: Claim, whose: str = "") -> RenderableType:
-    """A claim, and indented below it what it stands on, how far it goes, and who says so."""
+    """A claim, and indented below it what it stands on and how far it goes."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column()
     for label, lines in (("evidence", claim.evidence), ("limits", claim.limits)):
         for at, line in enumerate(lines):
             grid.add_row("" if at else label, line)
-    if claim.sources:
-        grid.add_row("sources", Text("; ".join(source.name for source in claim.sources), style="dim"))
     return Group(Text(whose + claim.text, style="bold"), Padding(grid, (0, 0, 0, 2)))
 
 
@@ -179,7 +175,7 @@ def guide(found: Guide) -> RenderableType:
         grid.add_column(no_wrap=True, style="dim")
         grid.add_column()
         for column, cell in zip(found.columns, cells, strict=True):
-            mark = {"measured": "measured", "computed": "computed", "source": ""}[cell.known]
+            mark = words.known_by(cell)
             line = Text(safe(cell.text, None))
             line.append(f"  [{mark}]" if mark else "", style="green")
             grid.add_row(column, line)

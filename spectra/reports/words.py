@@ -3,8 +3,13 @@
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+from spectra.analysis.claims import Claim
+from spectra.analysis.comparison import ModelComparison
 from spectra.analysis.diagnosis import Diagnosis
+from spectra.analysis.guide import DEFINITION, Cell
+from spectra.analysis.ranking import Standing
 from spectra.findings.rules import RULES
 from spectra.loaders.plan import Skipped, TunedInfo
 from spectra.metrics.layer import Layer
@@ -103,12 +108,19 @@ def rank_line(report: Diagnosis) -> str:
         text += f" of {_span(summary['allotted_ranks'])} allotted"
         if summary["utilisation"] is not None:
             text += f" ({percent(summary['utilisation'])} used)"
-    text += f"; 90 % of the energy in {summary['energy_90']:.0f}; above rounding {summary['above_floor']:.0f}"
+    text += f"; 90 % of the energy in {summary['energy_90']:.0f}; above rounding {_above_rounding(report)}"
     errors = [layer.rank.error for layer in report.rows if layer.ok and layer.rank is not None and layer.rank.error]
     if errors:
         middle = statistics.median(error.effective for error in errors)
         text += f"; {len(errors)} of {summary['measured']} estimated, effective rank ± {middle:.1f}"
     return f"{text} (medians)"
+
+
+def _above_rounding(report: Diagnosis) -> str:
+    middle, packed = report.summary["above_floor"], sum(layer.ok and layer.floor is None for layer in report.rows)
+    if middle is None:
+        return "unknown, as the weights are stored packed"
+    return f"{middle:.0f}" + (f" where known, not in {packed} stored packed" if packed else "")
 
 
 def size_line(report: Diagnosis) -> str:
@@ -119,6 +131,36 @@ def size_line(report: Diagnosis) -> str:
     middle = report.summary["update_ratio"]
     largest, layer = max(norms, key=lambda item: item[0])
     return f"||dW|| / ||W0|| = {middle:.3g} (median), {largest:.3g} at most ({where(layer)})"
+
+
+def place_and_numbers(found: ModelComparison, standing: Standing) -> tuple[str, str, str, str, str]:
+    """A model of a comparison in a line: place, intruders, effective rank, size of the update, share of parameters."""
+    share = found.models[standing.name].summary["parameters"]["share"]
+    return (
+        standing.label,
+        f"{standing.intruders} of {standing.examined}"
+        + ("" if standing.share is None else f" ({percent(standing.share)})"),
+        "–" if standing.effective_rank is None else f"{standing.effective_rank:.1f}",
+        "–" if standing.update_ratio is None else f"{standing.update_ratio:.3g}",
+        "–" if share is None else percent(share),
+    )
+
+
+def told(found: ModelComparison) -> list[tuple[str, Claim]]:
+    """The claims of a comparison, then its advice with the name of its model, each limit where it comes first."""
+    every = [("", claim) for claim in found.claims]
+    every += [(show(standing.name), standing.advice) for standing in found.standings if standing.advice]
+    said: set[str] = set()
+    told = []
+    for whose, claim in every:
+        told.append((whose, replace(claim, limits=tuple(line for line in claim.limits if line not in said))))
+        said.update(claim.limits)
+    return told
+
+
+def known_by(cell: Cell) -> str:
+    """How a cell of the decision table is known: "measured", "computed", its source, or nothing for a definition."""
+    return "" if cell.source == DEFINITION else cell.source if cell.known == "source" else cell.known
 
 
 def where(layer: Placed) -> str:

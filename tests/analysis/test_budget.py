@@ -100,6 +100,24 @@ def test_peft_scales_each_delta_by_its_budget_and_no_intruder_is_left(trained):
     assert all(layer.found for layer in kept.rows if layer.key in {row.key for row in early})
 
 
+def test_what_was_lowered_has_no_intruder_for_another_search_either(trained):
+    """The first crossings of the lowered adapter all lie above scale 1, on other scales than it was lowered by."""
+    found = sweep(trained / "base", trained / "adapter", scales=[0, 1])
+    assert found.summary["crossed_as_trained"] >= 2
+    again = sweep(trained / "base", with_pattern(trained, found.alpha_pattern()), scales=[0, 0.37, 0.91, 1])
+    assert again.summary["crossed_as_trained"] == 0
+    assert all(row.bracket is None or row.bracket[0] >= 1 for row in again.rows)
+
+
+def test_alphas_are_short_decimals_and_never_rounded_up():
+    rows, alphas = [row("a", (0.552343, 0.5524))], {"a": {"m": 4.0}}
+    assert 4.0 * 0.1 * 3 != 1.2  # what products of floats look like
+    assert alpha_pattern(rows, alphas) == {"^m": 2.209372}
+    assert alpha_pattern([row("a", (0.3, 0.4))], {"a": {"m": 0.1 * 3}}) == {"^m": 0.09}
+    assert alpha_pattern(rows, {"a": {"m": -4.0}}, margin=0.333333333) == {"^m": -1.47291466}
+    assert alpha_pattern([row("a", None)], {"a": {"m": 1 / 3}}) == {"^m": 1 / 3}
+
+
 def test_a_margin_stays_below_the_budget(trained):
     found = sweep(trained / "base", trained / "adapter", scales=SCALES)
     whole, less = found.alpha_pattern(), found.alpha_pattern(margin=0.1)

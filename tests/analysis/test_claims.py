@@ -9,7 +9,6 @@ import spectra
 from spectra import testing
 from spectra.analysis.claims import claims
 from spectra.analysis.comparison import compare
-from spectra.analysis.ranking import rank_models
 from spectra.analysis.side_by_side import line_up
 
 MODELS = ("lora-r2", "lora-r32", "full")
@@ -31,8 +30,9 @@ def scaled(base, tuned, scale):
 
 
 def test_every_claim_has_evidence_limits_and_sources(compared):
-    assert len(compared.claims) == 5
-    for claim in compared.claims:
+    assert len(compared.claims) == 6
+    assert compared.claims[:1] == compared.ranking.ties  # nothing but numbers of this comparison
+    for claim in compared.claims[1:]:
         assert claim.text.endswith(".")
         assert claim.evidence
         assert claim.limits
@@ -57,7 +57,7 @@ def test_the_counts_are_those_of_the_matrices_that_both_change(compared):
 def test_a_larger_update_is_named_as_a_rival_explanation(compared):
     claim = of(compared.claims, "size alone may explain them")
     assert "lora-r2" in claim.text
-    ratio = compared.claims[0].numbers["lora-r2"]["size"]
+    ratio = of(compared.claims, "intruders than full (").numbers["lora-r2"]["size"]
     assert f"{ratio:.3g} times full's" in claim.evidence[0]
     assert f"at scale {1 / ratio:.2g} it would be as large" in claim.evidence[0]
 
@@ -106,15 +106,16 @@ def test_one_model_alone_is_compared_with_nothing(base, tuned):
     assert not any("alone" in claim.text for claim in found.claims)
 
 
-def test_without_a_full_fine_tune_the_first_of_the_ranking_is_the_measure(folders):
+def test_without_a_full_fine_tune_the_one_with_fewest_intruders_is_the_measure(folders):
     found = compare(folders / "base", {name: folders / name for name in ("other", "lora")})
-    first = found.standings[0].name
-    assert f"than {first} (" in found.claims[0].text
+    fewest = min(found.standings, key=lambda standing: standing.share).name
+    assert of(found.claims, f"than {fewest} (")
 
 
 def test_the_full_fine_tune_is_the_measure_wherever_it_stands(compared):
-    found = claims(compared.models, line_up(compared.models, ("lora-r2", "lora-r32", "full")))
-    assert "than full (" in found[0].text
+    for order in (MODELS, MODELS[::-1]):
+        models = {name: compared.models[name] for name in order}
+        assert "than full (" in claims(models, line_up(models))[0].text
 
 
 def test_models_that_share_no_matrix_are_not_compared(base, tuned):
@@ -140,7 +141,7 @@ def test_an_estimated_rank_within_its_error_is_called_alike(compared):
             error = spectra.metrics.ranks.RankErrors(200.0, 0.0, 0.0, 0, 0, 0, 0, 0, None)
             rows.append(dataclasses.replace(row, rank=dataclasses.replace(row.rank, error=error)) if row.ok else row)
         models[name] = dataclasses.replace(model, rows=tuple(rows))
-    found = claims(models, line_up(models, [standing.name for standing in rank_models(models)]))
+    found = claims(models, line_up(models))
     assert "estimated, ± 200.0" in of(found, "about the rank of").evidence[0]
 
 
@@ -163,7 +164,7 @@ def test_advice_that_the_models_contradict_says_so(compared):
     """The demo's rank 32 has more intruders than its rank 2: a higher rank alone is no remedy there."""
     (advice,) = [standing.advice for standing in compared.standings if standing.name == "lora-r2"]
     assert "a rank above 2" in advice.text
-    assert advice.limits[0].startswith("rank alone did not do it here: lora-r32")
+    assert advice.limits[0].startswith("rank alone did not lower the count here: lora-r32 has a higher rank and 41 ")
     (advice,) = [standing.advice for standing in compared.standings if standing.name == "full"]
     assert advice is None
 
@@ -171,4 +172,4 @@ def test_advice_that_the_models_contradict_says_so(compared):
 def test_the_json_holds_the_claims(compared):
     document = json.loads(compared.to_json())
     assert [claim["text"] for claim in document["claims"]] == [claim.text for claim in compared.claims]
-    assert document["claims"][0]["numbers"]["lora-r2"]["over_epsilon"]["more"] > 0
+    assert document["claims"][1]["numbers"]["lora-r2"]["over_epsilon"]["more"] > 0

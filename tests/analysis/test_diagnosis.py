@@ -29,7 +29,7 @@ RANK = {
 NORM = {"base", "update", "ratio", "base_spectral", "update_spectral", "cosine", "base_largest", "tuned_largest"}
 ATTRIBUTION = {"directions", "direction", "direction_share", "rest"}
 AMPLIFICATION = {"rank", "factor", "within", "by_chance"}
-FLOOR = {"dtype", "sigma", "edge_alike", "edge_uneven", "lost", "edge"}
+FLOOR = {"dtype", "sigma", "edge_alike", "edge_uneven", "edge_computed", "lost", "edge", "limited_by"}
 INTRUDERS = {
     "k", "epsilon", "side", "count", "degenerate", "rotated", "new", "similarity", "similarity_bound", "nearest",
     "sigma", "relative_gap", "novelty", "novelty_span", "cluster", "base_share", "update_share", "verdict", "null",
@@ -222,6 +222,19 @@ def test_the_summary_adds_up(folders):
     assert 0 <= summary["energy_share"] <= 1
 
 
+def test_the_norm_of_the_base_has_the_matrices_that_did_not_change(base, tuned, folders):
+    """So that update over base is that of the model, however much of it was frozen."""
+    frozen = {key: base[key] if "q_proj" in key else tensor for key, tensor in tuned.items()}
+    whole = sum(W0.double().square().sum().item() for W0 in base.values() if W0.ndim > 1) ** 0.5
+    for model in (frozen, tuned):
+        found = diagnose(base, model).summary
+        assert found["base_norm"] == pytest.approx(whole)
+    assert diagnose(base, frozen).summary["zero_updates"] == 2
+    adapter = diagnose(folders / "base", folders / "lora")
+    assert adapter.summary["base_norm"] < whole
+    assert adapter.summary["base_norm"] == pytest.approx(sum(row.norm.base**2 for row in adapter.rows) ** 0.5)
+
+
 def test_blocks_come_in_order_and_the_rest_last(folders):
     names = [group["name"] for group in diagnose(folders / "base", folders / "full").summary["by_block"]]
     assert names == [0, 1, None]
@@ -319,6 +332,9 @@ def test_provenance_says_how_the_models_were_read(folders):
         "allow_unmatched": True,
     }
     assert reading(initial=folders / "lora", include=["q_proj"]) == {"include": ["q_proj"], "initial": "lora"}
+    config = folders / "lora" / "adapter_config.json"
+    told = {key: value for key, value in json.loads(config.read_text()).items() if key != "lora_alpha"}
+    config.write_text(json.dumps(told))
     with open_pairs(folders / "base", folders / "lora", alpha=0.0) as pairs:
         assert pairs.reading == {"alpha": 0.0}
 
@@ -371,7 +387,9 @@ def test_an_estimated_row_says_so_and_by_how_much(estimated):
     assert "estimated from 16 random vectors" in found["notes"][-1]
     assert len(found["spectrum"]["update"]) == 10
     assert {name: found[name] for name in ("norm", "floor")} == {name: exact[name] for name in ("norm", "floor")} | {
-        "norm": exact["norm"] | {"update_spectral": pytest.approx(exact["norm"]["update_spectral"], rel=1e-3)}
+        "norm": exact["norm"] | {"update_spectral": pytest.approx(exact["norm"]["update_spectral"], rel=1e-3)},
+        "floor": exact["floor"]
+        | {name: pytest.approx(exact["floor"][name], rel=1e-3) for name in ("edge_computed", "edge")},
     }
 
 

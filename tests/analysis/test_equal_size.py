@@ -58,11 +58,11 @@ def test_a_matrix_that_fails_is_left_out_of_both_counts(base, tuned, monkeypatch
     models = {"half": scaled(base, tuned, 0.5), "whole": tuned}
     key = next(key for key, weight in base.items() if weight.ndim == 2)
     follow = equal_size.follow
-    monkeypatch.setattr(
-        equal_size,
-        "follow",
-        lambda pair, *rest: dataclasses.replace(follow(pair, *rest), status="failed" if pair.key == key else "ok"),
-    )
+
+    def failing(pair, *rest, **how):
+        return dataclasses.replace(follow(pair, *rest, **how), status="failed" if pair.key == key else "ok")
+
+    monkeypatch.setattr(equal_size, "follow", failing)
     found = compare(base, models, equal_size=True)
     without = compare(base, models, equal_size=True, exclude=[key])
     pair, other = (one.claims[0].numbers["whole"]["equal"] for one in (found, without))

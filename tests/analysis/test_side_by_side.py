@@ -56,6 +56,14 @@ def test_ranks_are_those_of_the_updates(models):
     found = side_by_side(models, "many", "few")
     assert found.effective == pytest.approx((4.0, 1.0), abs=0.05)
     assert found.error == (0.0, 0.0)
+    assert found.above_floor == (4.0, 1.0)
+
+
+def test_values_above_rounding_are_unknown_where_those_of_a_matrix_are(models):
+    many, few = models["many"], models["few"]
+    ranks = dataclasses.replace(many.rows[0].rank, above_floor=None)
+    packed = dataclasses.replace(many, rows=[dataclasses.replace(many.rows[0], rank=ranks), *many.rows[1:]])
+    assert side_by_side({"many": packed, "few": few}, "many", "few").above_floor == (None, 1.0)
 
 
 def test_the_order_is_counted_at_every_threshold_and_every_k(models):

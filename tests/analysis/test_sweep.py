@@ -1,27 +1,33 @@
 """The phase curve agrees with a diagnosis at scale 1, with nothing at 0, and with PEFT about what an alpha does."""
 
+import functools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import spectra
 from spectra import testing
+from spectra.analysis import sweep as module
 from spectra.analysis.agreement import agreement
 from spectra.analysis.diagnosis import diagnose
 from spectra.analysis.settings import Settings
-from spectra.analysis.sweep import KINDS, require_scales, sweep
+from spectra.analysis.sweep import KINDS, follow, require_scales, sweep
 from spectra.errors import FormatError, UsageError
-from spectra.loaders.pairing import Pairs
+from spectra.loaders.pairing import Pairs, open_pairs
+from spectra.metrics.crossing import Search
 from spectra.metrics.phase import PhaseCurve, SideCurve
 from spectra.metrics.threshold import Threshold
 
 LAYER = {
     "key", "name", "index", "stack", "block", "module", "shape", "status", "reason", "method", "update", "critical",
-    "bracket", "budget", "intervals", "law", "law_over_exact", "curves", "notes",
+    "bracket", "resolution", "budget", "intervals", "law", "law_over_exact", "curves", "notes",
 }  # fmt: skip
+DEMO = Path(spectra.__file__).parent / "demo"
 FEW = (0, 0.25, 0.5, 0.75, 1, 1.5, 2)
 
 
@@ -121,6 +127,44 @@ def test_a_planted_direction_crosses_where_it_passes_epsilon():
         s for s in fine.tolist() if float(torch.linalg.svd(base.double() + s * dW.double())[0][:, 0].abs().max()) < 0.5
     )
     assert found.rows[0].critical == pytest.approx(first, abs=2e-3)
+
+
+NARROW = "layers.3.mlp.up_proj"  # of the demo's LoRA at rank 2: intruders at 0.615 to 0.64 and not again until 0.738
+
+
+@pytest.mark.parametrize("scales", [[0, 1], [step / 10 for step in range(11)], [step / 20 for step in range(41)]])
+def test_a_stretch_between_the_scales_asked_for_is_found(scales):
+    models = DEMO / "base", DEMO / "lora-r2"
+    (row,) = sweep(*models, scales=scales, include=[NARROW]).rows
+    low, high = row.bracket
+    assert high == pytest.approx(0.6143, abs=2e-4)
+    assert high - low <= 1e-4 * high
+    assert row.resolution <= 1e-4
+    assert row.intervals[0][0] == high
+    with open_pairs(*models, include=[NARROW]) as pairs:
+        pair = next(iter(pairs))
+    told = [
+        diagnose({"w": pair.base}, {"w": pair.base + scale * pair.update.dense()}, settings=Settings(method="exact"))
+        for scale in (low, high, 0.626)
+    ]
+    assert [found.summary["new"] + found.summary["rotated"] > 0 for found in told] == [False, True, True]
+
+
+def test_a_curve_alone_is_not_searched(large):
+    with open_pairs(large / "base", large / "lora") as pairs:
+        pair = next(iter(pairs))
+    asked = require_scales(FEW)
+    whole, alone = (follow(pair, asked, Settings(), search=search) for search in (True, False))
+    assert alone.sides == whole.sides
+    assert (alone.bracket, alone.intervals) == (None, ())
+    assert whole.bracket is not None
+
+
+def test_a_search_that_was_ended_says_so(monkeypatch):
+    monkeypatch.setattr(module, "Search", functools.partial(Search, most=4))
+    (row,) = sweep(DEMO / "base", DEMO / "lora-r2", scales=[0, 1], include=[NARROW]).rows
+    assert "the search for its first intruder ended after" in row.notes[-1]
+    assert row.resolution > 0.1
 
 
 def test_ties_alone_do_not_cross():

@@ -80,6 +80,31 @@ def test_a_symlink_stays_one_and_its_target_is_written(run, models, adapter, tmp
     assert BEGIN.encode() in real.read_bytes()
 
 
+def test_a_readme_that_is_missing_is_made_with_the_summary_alone(run, models, adapter):
+    readme = adapter / "README.md"
+    readme.unlink()
+    code, out, _ = run("card", models / "base", adapter, "--dry-run")
+    assert (code, f"+{BEGIN}" in out.splitlines()) == (0, True)
+    code, _, err = run("card", models / "base", adapter, "--check")
+    assert (code, "README.md is missing" in err) == (1, True)
+    assert not readme.exists()
+    code, _, err = run("card", models / "base", adapter)
+    assert code == 0
+    assert "which was not there: license and base_model" in err
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(f"{BEGIN}\n## What fine-tuning changed: ")
+    assert text.endswith(f"{END}\n")
+    assert "---\n" not in text.replace("| --- |", "")
+    assert run("card", models / "base", adapter, "--check")[0] == 0
+
+
+def test_a_link_to_nothing_is_no_missing_readme(run, models, adapter):
+    (adapter / "README.md").unlink()
+    (adapter / "README.md").symlink_to(adapter / "elsewhere.md")
+    code, _, err = run("card", models / "base", adapter)
+    assert (code, "is no file" in err) == (3, True)
+
+
 @pytest.mark.parametrize("text", [b"", b"\r\n \n"])
 def test_an_empty_summary_takes_no_one_s_place(run, models, adapter, monkeypatch, text):
     assert run("card", models / "base", adapter)[0] == 0
@@ -117,13 +142,28 @@ def test_a_summary_written_before_is_taken_as_it_is(run, models, adapter, tmp_pa
     assert summary.read_text(encoding="utf-8") in text
 
 
-def test_a_summary_comes_in_through_stdin_with_any_line_ends(run, adapter, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"## Mine\r\n\r\ntext\r\n")))
+def test_a_summary_comes_in_through_stdin_with_any_line_ends(run, models, adapter, monkeypatch):
+    summary = run("diagnose", models / "base", adapter, "--markdown", "-")[1].encode()
+    given = summary.replace(b"\n", b"\r\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
     assert run("card", "--from", "-", "--readme", adapter / "README.md")[0] == 0
-    assert (adapter / "README.md").read_bytes().endswith(f"{BEGIN}\r\n## Mine\r\n\r\ntext\r\n{END}".encode())
+    assert (adapter / "README.md").read_bytes().endswith(f"{BEGIN}\r\n".encode() + given + END.encode())
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"\xff\xfe", "not UTF-8"), (f"x\n{END}\n".encode(), "marks of a card")])
+SUMMARY = "## What fine-tuning changed: `x`\n\ntext\n\n<sub>Measured 2026-01-01 with spectra 1</sub>\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe", "not UTF-8"),
+        (SUMMARY.replace("text", END).encode(), "marks of a card"),
+        (b"# A project\n\nIts README.\n", "no summary that spectra wrote"),
+        (f"# A project\n\n{SUMMARY}".encode(), "no summary that spectra wrote"),
+        (SUMMARY.replace("<sub>", "<p>").encode(), "no summary that spectra wrote"),
+        (b"## 3 ways of fine-tuning\n", "no summary that spectra wrote"),
+    ],
+)
 def test_a_summary_that_is_none_is_refused(run, adapter, tmp_path, content, said):
     (tmp_path / "summary.md").write_bytes(content)
     code, _, err = run("card", "--from", tmp_path / "summary.md", "--readme", adapter / "README.md")
@@ -139,8 +179,8 @@ def test_a_summary_that_is_none_is_refused(run, adapter, tmp_path, content, said
         (("card", "{base}"), 2, "give BASE and TUNED"),
         (("card", "{base}", "{lora}", "--from", "{lora}"), 2, "give one or the other"),
         (("card", "--from", "{adapter}/README.md"), 2, "--readme"),
-        (("card", "{base}", "{lora}"), 3, "make a README first"),
         (("card", "{base}", "{nowhere}"), 3, "nowhere"),
+        (("card", "{base}", "{lora}", "--readme", "{nowhere}/README.md"), 4, "does not exist"),
         (("card", "{base}", "{lora}", "--readme", "{lora}"), 3, "is no file"),
     ],
 )

@@ -186,10 +186,10 @@ def test_compare_ranks_the_full_fine_tune_first(run, models, tmp_path):
         "compare", models / "base", "--lora", f"r4={models / 'lora'}", "--full", models / "full", "--html", page, "--guide"
     )  # fmt: skip
     assert code == 0
-    assert out.index(" 1  full") < out.index(" 2  r4")
+    assert out.index("full fine-tuning") < out.index("r4")
     assert "Which way of fine-tuning?" in out
     assert "Shuttleworth et al." in out
-    assert "Ranking by evidence" in page.read_text()
+    assert "r4 beside full: " in page.read_text()
 
 
 def test_guide_alone_needs_no_model(run, models):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from spectra import testing
 from spectra.engine import dense
+from spectra.engine.decomposition import resolution
 from spectra.errors import DecompositionError, NonFiniteError
 
 # The limit of LAPACK's SVD tester, in units of max(m, n) eps.
@@ -145,6 +146,18 @@ def test_singular_values_alone_equal_those_of_the_full_decomposition():
     torch.testing.assert_close(dense.singular_values(matrix), dense.svd(matrix).S, rtol=1e-12, atol=1e-14)
     expected = np.linalg.svd(matrix.numpy(), compute_uv=False)
     np.testing.assert_allclose(dense.singular_values(matrix.float()).numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(128, 512), (300, 300), (64, 64)], ids=str)
+@pytest.mark.parametrize("kind", ["one size", "rank 4"])
+def test_values_that_are_zero_come_out_far_below_the_resolution_of_float32(kind, shape):
+    """In float32 gesdd makes values of 100 and 5 eps of the largest out of them, where 8 are resolved."""
+    factors = testing.noise(*shape, level=1.0, seed=1)[:, :4], testing.noise(*shape, level=1.0, seed=2)[:4]
+    matrix = (torch.ones(shape) if kind == "one size" else factors[0] @ factors[1] * 2.0**20).float()
+    found = dense.singular_values(matrix).double()
+    truth = torch.linalg.svdvals(matrix.double())
+    assert (found - truth).abs().max() <= 0.25 * resolution(float(truth[0]), shape)
+    assert found[5] <= 0.25 * resolution(float(truth[0]), shape)
 
 
 def fails(*arguments, **options):

@@ -37,7 +37,7 @@ def test_an_estimate_knows_the_leading_values_and_says_what_it_is(make):
 def test_exact_knows_every_value_and_how():
     found = update_spectrum(dense_pair(), "exact", "cpu")
     assert (len(found.values), found.estimate) == (160, None)
-    assert found.how == "the update by its singular values alone (gesdd float32)"
+    assert found.how == "the update by its singular values alone (gesdd float64)"
 
 
 @pytest.mark.parametrize("rows", [100, 160])

@@ -92,7 +92,8 @@ def test_a_mild_full_fine_tune_gets_one_remark_on_its_frozen_pooler(real_bases):
 def test_a_strong_full_fine_tune_gets_its_few_intruders_as_a_remark_with_their_place(name, share, place, real_bases):
     folder = real_bases / "rxnfp" / "rxnfp" / "models" / "transformers"
     found = findings(folder / "bert_pretrained", folder / name)
-    assert {code: finding.severity for code, finding in found.items()} == {"SP203": "info"}
+    assert {code: finding.severity for code, finding in found.items()} == {"SP203": "info", "SP307": "info"}
+    assert found["SP307"].keys == ("bert.pooler.dense.weight",)  # it was next to nothing before it had a head
     assert found["SP203"].numbers["share"] == pytest.approx(share, abs=0.01)
     assert found["SP203"].numbers["place"] == place
 

@@ -463,6 +463,8 @@ def test_intruders_of_matrices_near_chance_are_left_to_sp202():
     assert small.found > 0
     assert [finding.code for finding in find(evidence(small), select=["SP2"])] == ["SP202"]
     both = said(INTRUDERS, small, planted(1))
+    assert both.message.endswith(" Not judged: 10 directions of matrices so small that chance decides.")
+    assert "Not judged" not in said(INTRUDERS, planted(1)).message
     assert (both.numbers["intruders"], both.numbers["examined"]) == (1, 10)
 
 

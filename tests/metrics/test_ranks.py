@@ -16,8 +16,8 @@ from spectra.metrics.ranks import estimated_ranks, ranks
 VALUES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=30).map(lambda values: sorted(values, reverse=True))
 
 
-def of(values, **options):
-    return ranks(torch.tensor(values, dtype=torch.float64), (100, 80), **options)
+def of(values, floor=0.0, **options):
+    return ranks(torch.tensor(values, dtype=torch.float64), (100, 80), floor=floor, **options)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
@@ -71,6 +71,15 @@ def test_a_value_at_the_floor_is_not_above_it():
     assert of([4.0, 2.0, 1.0], floor=2.0).above_floor == 1
     assert of([4.0, 2.0, 1.0], floor=0.0).above_floor == 3
     assert of([4.0], floor=9.0).above_floor == 0
+
+
+def test_where_the_floor_is_unknown_so_is_what_stands_above_it():
+    assert of([4.0, 2.0], floor=None).above_floor is None
+    assert of([4.0, 2.0], floor=None).numerical == 2
+    W = testing.with_spectrum(torch.linspace(1, 2, 160), 160, 160, seed=1).float()
+    found = estimated_ranks(estimate(Operator(W[None]), W.double().square().sum().item()), (160, 160))
+    assert found.above_floor is found.error.above_floor is None
+    assert found.effective > 100
 
 
 @pytest.mark.parametrize("values", [[], [0.0], [0.0, 0.0]])

@@ -33,7 +33,7 @@ def test_intruders_are_the_columns_whose_best_match_is_below_epsilon(epsilon, be
     strip = strip_of(similarity(a_map(), epsilon=epsilon))
     marked = [line for line in strip.lines if line.get_color() == ALARM]
     assert [list(line.get_xdata()) for line in marked] == [below]
-    assert strip.get_title(loc="right") == f"{len(below)} of 4 below {epsilon:g}"
+    assert strip.get_title(loc="right") == f"{len(below)} of these 4 below {epsilon:g}"
 
 
 def test_the_strip_shows_every_best_match_with_threshold_and_chance():

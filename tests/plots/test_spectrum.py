@@ -31,9 +31,16 @@ def test_values_of_zero_are_left_out(report):
 @pytest.mark.parametrize(("edge", "drawn"), [(0.5, True), (1e-9, False)])
 def test_the_rounding_floor_is_drawn_near_the_data_only(report, edge, drawn):
     row = report.rows[0]
-    ax = spectrum(replace(row, floor=replace(row.floor, edge_uneven=edge, edge_alike=0.0)))
+    ax = spectrum(replace(row, floor=replace(row.floor, edge_uneven=edge, edge_alike=0.0, edge_computed=0.0)))
     dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in dashed] == ([edge] if drawn else [])
+
+
+@pytest.mark.parametrize(("computed", "whose"), [(0.1, "float32"), (1.0, "the computation")])
+def test_a_floor_names_whose_rounding_it_is(report, computed, whose):
+    row = report.rows[0]
+    ax = spectrum(replace(row, floor=replace(row.floor, edge_uneven=0.5, edge_computed=computed)))
+    assert [text.get_text().partition(",")[0] for text in ax.texts] == [f"rounding floor of {whose}"]
 
 
 def test_the_title_is_the_name_and_the_expert(report):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from spectra.errors import InputError
 from spectra.reports import card
 
-BLOCK = "## A title\n\ntext with ‖dW‖\n\n<sub>Measured 2026-01-01 with spectra 1</sub>\n"
+BLOCK = "## What fine-tuning changed: `a title`\n\ntext with ‖dW‖\n\n<sub>Measured 2026-01-01 with spectra 1</sub>\n"
 READMES = (
     st.lists(
         st.sampled_from(["# Title", "text", "", "---", "license: mit", "```", "é ‖", "<!-- other -->", "| a |", "\t"])
@@ -95,15 +95,15 @@ def test_a_file_in_another_encoding_is_refused():
 
 
 def test_a_block_with_marks_of_its_own_is_refused():
-    card.require_unmarked(BLOCK, "summary.md")
+    card.require_summary(BLOCK, "summary.md")
     with pytest.raises(InputError, match="marks of a card"):
-        card.require_unmarked(f"{BLOCK}\n{card.END}\n", "summary.md")
+        card.require_summary(BLOCK.replace("text", f"\n{card.END}\n"), "summary.md")
 
 
 def test_a_difference_shows_what_is_added_and_hides_no_character():
     before = b"# a\x1b[31m\n"
     after = card.updated(before, BLOCK, "README.md")
     shown = card.difference(before, after, "README.md")
-    assert "+## A title" in shown.splitlines()
+    assert "+## What fine-tuning changed: `a title`" in shown.splitlines()
     assert "\x1b" not in shown
     assert card.difference(after, after, "README.md") == ""

@@ -18,7 +18,7 @@ from spectra.metrics.place import place
 from spectra.plots import style
 from spectra.reports.page.block_map import Measure, block_map
 from spectra.reports.page.embedded import embed, read
-from spectra.reports.page.sheet import Cell, heat
+from spectra.reports.page.sheet import Cell, codes_of, heat, sheet
 from spectra.reports.page.small_spectra import HEIGHT, WIDTH, small_spectra
 
 VOID = {"meta", "input", "wbr", "br", "img", "link", "hr"}
@@ -293,6 +293,27 @@ def test_a_comparison_page_has_ranking_guide_and_sources(comparison):
     for row, layer in zip(rows_of(page), comparison.models["strong"].rows, strict=True):
         assert row["data-key"] == layer.key
         assert dict(json.loads(row["data-at"])) == {"strong": int(row["id"][1:]), "small <b>": int(row["id"][1:])}
+
+
+def test_a_comparison_page_says_of_the_order_what_the_ranking_says(comparison):
+    page = Page(comparison.to_html()).text()
+    for line in (comparison.ranking.headline, comparison.ranking.title, comparison.ranking.rule):
+        assert line in page
+    assert "Ranking by evidence" not in page
+
+
+def test_each_code_of_a_compared_matrix_stands_with_its_model(comparison):
+    name = next(name for name, model in comparison.models.items() if any(found.keys for found in model.findings))
+    found = next(found for found in comparison.models[name].findings if found.keys)
+    (row,) = (row for row in rows_of(comparison.to_html()) if row["data-key"] == found.keys[0])
+    assert found.code in row["data-code"].split()
+    held = codes_of({"a<b": [found], "c": [found, found]})
+    lines = sheet(comparison.models[name].rows, [], codes=held).lines
+    at = [layer.key for layer in comparison.models[name].rows].index(found.keys[0])
+    assert lines[at].findings == f"a<b: {found.code}; c: {found.code}"
+    assert lines[at].codes == (found.code,)
+    alone = sheet(comparison.models[name].rows, [], codes=codes_of({"": [found]})).lines[at]
+    assert alone.findings == found.code
 
 
 def test_each_claim_stands_beside_its_limits(comparison):

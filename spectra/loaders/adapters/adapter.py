@@ -34,7 +34,8 @@ _WEIGHT_NAMES = (".weight", ".in_proj_weight", "")
 class Found:
     """What lies at a path: its folder, its tensors, its adapter configuration (empty where there is none).
 
-    base : what it is compared with, whose shapes and configuration tell what some dialects leave out.
+    base : what it is compared with, whose shapes and configuration tell what some dialects leave out. needed : the
+    options that the files left room for, put there when they are asked for.
     """
 
     path: Path
@@ -42,6 +43,12 @@ class Found:
     raw: Mapping[str, Any]
     base: Base
     options: ReadOptions = field(default_factory=ReadOptions)
+    needed: set[str] = field(default_factory=set)
+
+    def alpha_given(self) -> float | None:
+        """Return the alpha that the caller gave, to be asked for only where the files have none."""
+        self.needed.add("alpha")
+        return self.options.alpha
 
     @property
     def folder(self) -> Path:

@@ -21,6 +21,13 @@ REFUSED_OPTIONS = {
 }
 SCALED = ("LORA", "LOHA", "LOKR", "LORS")  # the methods whose r and alpha, with their patterns, mean what LoRA's do
 _OWN_RANKS = ("ADALORA", "OSF")  # their rank_pattern holds other things than ranks
+# The numbers that scale an update, of the methods whose configuration may leave them out.
+_SCALING: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(SCALED, ("r", "lora_alpha")),
+    "ADALORA": ("init_r", "lora_alpha"),
+    "GRALORA": ("alpha",),
+    "RANDLORA": ("randlora_alpha",),
+}
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -53,8 +60,10 @@ class AdapterConfig:
 
         PEFT sorts the patterns when it saves them; where several match, the stored rank tells the one meant.
         """
-        values = [self.rank_pattern[key] for key in matching(self.rank_pattern, module)] or [self.r]
-        return stored if stored in values else values[0]
+        values = [self.rank_pattern[key] for key in matching(self.rank_pattern, module)]
+        if not values and "r" in self.left_out:
+            return stored or self.r
+        return stored if stored in values else (values or [self.r])[0]
 
     def alphas_of(self, module: str) -> tuple[float, ...]:
         """Return every alpha that the configuration has for a module, in the order of its patterns."""
@@ -73,6 +82,24 @@ class AdapterConfig:
     def is_scaled(self) -> bool:
         """Whether the method scales its updates by alpha and the rank, as LoRA does."""
         return self.r > 0
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The numbers of PEFT's configuration that scale the update and do not stand in it."""
+        if "peft_type" not in self.raw:
+            return ()
+        alias = {"lora_alpha": "alpha"} if self.method in SCALED else {}
+        return tuple(
+            name
+            for name in _SCALING.get(self.method, ())
+            if self.raw.get(name) is None and self.raw.get(alias.get(name, name)) is None
+        )
+
+    def assumed(self) -> list[str]:
+        """Say what was taken for the numbers that the configuration leaves out."""
+        known = {"r": "the stored rank", "lora_alpha": f"{self.alpha:g}, PEFT's default,"} if self.is_scaled else {}
+        taken = {name: known.get(name, "PEFT's default") for name in self.left_out}
+        return [f"{CONFIG_NAME} has no {name}: {value} is taken" for name, value in taken.items()]
 
     def doubts_of(self, module: str, stored: int | None) -> list[str]:
         """Say what file and configuration leave open about the scaling of a module, and what was taken."""

@@ -9,6 +9,7 @@ from spectra.loaders.header import FLOATS
 from spectra.loaders.matching import plain
 from spectra.loaders.methods import FULL, recognise
 from spectra.loaders.plan import Plan
+from spectra.loaders.source import TensorSource
 from spectra.text import listing, show
 
 _WRAPPERS = ("base_model.model.", "base_model.")
@@ -29,6 +30,11 @@ class Module:
     parts: dict[str, str] = field(default_factory=dict)
     index: int | None = None
     share: int = 1
+
+
+def shapes_of(module: Module, source: TensorSource) -> dict[str, tuple[int, ...]]:
+    """Return the stored shape of every part of a module."""
+    return {part: source.header.tensors[key].shape for part, key in module.parts.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Plan the pairs of an adapter: every tensor is used, skipped with a reason, or an error."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
 from spectra.loaders.adapters.beside import adapters_below
-from spectra.loaders.adapters.contents import Module
+from spectra.loaders.adapters.contents import Module, shapes_of
 from spectra.loaders.adapters.families.starts import base_changing
+from spectra.loaders.adapters.orienting import orientation_doubts
 from spectra.loaders.adapters.placing import Places, configured_keys, place
 from spectra.loaders.adapters.reader import plan_adapted
 from spectra.loaders.adapters.tied import tied_weights
@@ -15,9 +16,10 @@ from spectra.loaders.base import Base, plan_replaced
 from spectra.loaders.disagreements import Disagreements
 from spectra.loaders.gguf_names import naming_of, require_comparable
 from spectra.loaders.lineage import doubts
+from spectra.loaders.options import given_as
 from spectra.loaders.plan import Plan, TunedInfo
 from spectra.loaders.replication import grown
-from spectra.text import listing
+from spectra.text import listing, show
 
 
 def plan_adapter(found: Found, dialect: Dialect, base: Base) -> Plan:
@@ -52,11 +54,25 @@ def plan_adapter(found: Found, dialect: Dialect, base: Base) -> Plan:
                 for planned in plan_replaced(base, key, adapter.source, places.replaced[key]):
                     plan.add(planned)
     faults.raise_any()
+    plan.notes.extend(adapter.config.assumed())
+    plan.notes.extend(orientation_doubts(places.adapted, base, adapter))
     plan.info, plan.targeted = _info(adapter, places, base), configured_keys(adapter, places, base)
     if found.options.truncate is not None:
         truncate(plan, found.options.truncate, (one for own in places.adapted.values() for one in own))
+    _note_idle(found, plan)
     plan.notes.extend(doubts(base.source, adapter.source, adapter.config.base_model))
     return plan
+
+
+def _note_idle(found: Found, plan: Plan) -> None:
+    """Say which options found nothing to change: an alpha where the files have one, a start that took nothing."""
+    options, label = found.options, show(plan.info.label)
+    if options.alpha is not None and "alpha" not in found.needed:
+        alphas = [f"{alpha:g}" for alpha in plan.info.alphas]
+        own = f"that of '{label}' is {listing(alphas, 3)}" if alphas else f"'{label}' ({plan.info.method}) needs none"
+        plan.idle["alpha"] = f"{given_as('alpha')} is for files that hold no alpha, and {own}"
+    if options.as_stored and not plan.info.as_stored:
+        plan.notes.append(f"{given_as('as_stored')} changes nothing: the start of '{label}' left the base as it was")
 
 
 def _info(adapter: Adapter, places: Places, base: Base) -> TunedInfo:
@@ -88,12 +104,8 @@ def _target(module: Module, key: str) -> str:
     return f"{front.rpartition('.')[2]}.{last}" if last.isdecimal() and front else last
 
 
-def _shapes(module: Module, adapter: Adapter) -> Mapping[str, tuple[int, ...]]:
-    return {part: adapter.source.header.tensors[key].shape for part, key in module.parts.items()}
-
-
 def _rank_of(module: Module, adapter: Adapter) -> int | None:
-    return module.family.rank(_shapes(module, adapter), adapter.config)
+    return module.family.rank(shapes_of(module, adapter.source), adapter.config)
 
 
 def _method(modules: Sequence[Module], adapter: Adapter) -> str:

@@ -1,6 +1,6 @@
 """Where the tensors of an adapter belong in the base."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from spectra.errors import InputError, MatchError, UnsupportedError
@@ -13,7 +13,7 @@ from spectra.loaders.base import HEADS, Base, head_of_other_size
 from spectra.loaders.disagreements import Disagreements
 from spectra.loaders.header import FLOATS
 from spectra.loaders.matching import Prefix, find_prefix, plain
-from spectra.loaders.options import ReadOptions
+from spectra.loaders.options import ReadOptions, given_as
 from spectra.loaders.plan import Plan
 from spectra.text import listing, nearest, show
 
@@ -40,7 +40,7 @@ def place(adapter: Adapter, base: Base, plan: Plan, options: ReadOptions, faults
     if contents.everywhere is not None:
         names = targeted(adapter.config, known)
         contents.modules.update({name: Module(name, name, contents.everywhere) for name in names})
-    told = _told(contents, options.names, known)
+    told = _told(contents, options.names, known, plan)
     untold = [name for name in contents.modules if name not in told]
     placeable = [name for name in untold if name in known or base.tied_to(name) is None]
     rule = find_prefix(placeable or list(contents.modules), known, f"'{show(plan.source.label)}'")
@@ -76,15 +76,23 @@ def configured_keys(adapter: Adapter, places: Places, base: Base) -> frozenset[s
     return frozenset(keys) if own <= keys else None
 
 
-def _told(contents: Contents, names: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """Return the base key of every module that the caller placed. Raises MatchError for a name that there is not."""
+def _told(contents: Contents, names: Mapping[str, str], known: Mapping[str, str], plan: Plan) -> dict[str, str]:
+    """Return the base key of every module that the caller placed; names of no module of the adapter are `plan.idle`.
+
+    Raises MatchError for a name that is not in the base.
+    """
     for name, home in names.items():
-        for word, words, where in ((name, contents.modules, "adapter"), (home, known, "base")):
-            if word not in words:
-                like = nearest(word, words)
-                hint = f" Did you mean '{show(like)}'?" if like else ""
-                raise MatchError(f"names=: '{show(word)}' is no module of the {where}.{hint}")
-    return {name: known[home] for name, home in names.items()}
+        if name not in contents.modules:
+            where = f"{given_as('names')}: '{show(name)}' is no module of '{show(plan.source.label)}'"
+            plan.idle[f"names {name}"] = where + _hint(name, contents.modules)
+        if home not in known:
+            raise MatchError(f"{given_as('names')}: '{show(home)}' is no module of the base{_hint(home, known)}.")
+    return {name: known[home] for name, home in names.items() if name in contents.modules}
+
+
+def _hint(word: str, words: Collection[str]) -> str:
+    like = nearest(word, words)
+    return f" (the nearest there: '{show(like)}')" if like else ""
 
 
 def _place_modules(

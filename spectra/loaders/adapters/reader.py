@@ -9,11 +9,12 @@ from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout
 from spectra.loaders.adapters.adapter import Adapter
 from spectra.loaders.adapters.config import AdapterConfig
-from spectra.loaders.adapters.contents import Module
+from spectra.loaders.adapters.contents import Module, shapes_of
 from spectra.loaders.adapters.family import Shapes, Target
+from spectra.loaders.adapters.orienting import orient
 from spectra.loaders.adapters.placing import Places
 from spectra.loaders.base import Base, common_rows, share_of
-from spectra.loaders.matching import is_vocabulary, plain
+from spectra.loaders.matching import plain
 from spectra.loaders.plan import Plan, Planned
 from spectra.loaders.replication import layers_of
 from spectra.loaders.source import TensorSource
@@ -95,7 +96,7 @@ class _Reader:
                 "nothing in the base. Give the base it was trained on."
             )
         config = self.adapter.config
-        return {module.configured: _orient(key, self.base, None, config).shape for key, module in every}
+        return {module.configured: orient(key, self.base, None, config).shape for key, module in every}
 
     def _bias(self) -> torch.Tensor | None:
         key = self.key.removesuffix("weight") + "bias"
@@ -135,11 +136,6 @@ class _Reader:
         return config.scaling_of(module.configured, module.family.rank(shapes_of(module, self.source), config))
 
 
-def shapes_of(module: Module, source: TensorSource) -> dict[str, tuple[int, ...]]:
-    """Return the stored shape of every part of a module."""
-    return {part: source.header.tensors[key].shape for part, key in module.parts.items()}
-
-
 def plan_adapted(key: str, places: Places, base: Base, plan: Plan, adapter: Adapter) -> None:
     """Plan the pair of one adapted weight, in a stack of experts a pair each, or skip it as a grouped convolution.
 
@@ -171,7 +167,7 @@ def _plan_matrix(
         for name in (name for module in modules for name in module.parts.values()):
             plan.skip(name, f"a grouped convolution: its kernel {list(known[0])} does not fit the base")
         return
-    stack, layout = base.stack(key), _orient(key, base, known[0] if known else None, config)
+    stack, layout = base.stack(key), orient(key, base, known[0] if known else None, config)
     notes = [stack.note] if stack and stack.note else []
     copied = layers_of(base).get(key, key)
     notes += [f"layer_replication: its base weight is '{show(copied)}'"] if copied != key else []
@@ -213,18 +209,6 @@ def _is_grouped(stored: tuple[int, ...], fit: tuple[int, int]) -> bool:
         return False
     width = Layout("kernel", stored).shape[1]
     return fit[0] == stored[0] and fit[1] > width and fit[1] % width == 0
-
-
-def _orient(key: str, base: Base, fit: tuple[int, int] | None, config: AdapterConfig) -> Layout:
-    """Return the base weight's layout; where the architecture is unknown, the factors' shape decides."""
-    layout = base.layout(key)
-    stored = layout.stored_shape
-    if base.knows_architecture or len(stored) != 2 or layout.kind == "transposed" or is_vocabulary(key):
-        return layout
-    undecided = stored[0] == stored[1] or fit is None
-    if (undecided and config.fan_in_fan_out) or (not undecided and fit is not None and stored == fit[::-1]):
-        return Layout("transposed", stored)
-    return layout
 
 
 def merged(updates: Sequence[Update]) -> Update:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from spectra.errors import UsageError
 from spectra.loaders.adapters.contents import Module
+from spectra.loaders.options import given_as
 from spectra.loaders.plan import Plan, Planned
 from spectra.text import listing, show
 from spectra.updates import LowRank, WeightPair
@@ -16,19 +16,21 @@ _PIECES = ("lora_a", "lora_b", "lora_down", "lora_up", "lora_embedding", "alpha"
 def truncate(plan: Plan, rank: int, modules: Iterable[Module]) -> None:
     """Cut every low-rank update of a plan to its first `rank` pieces, `B[:, :rank] A[:rank]`.
 
-    The scale stays that of the file. Raises UsageError for a rank that no update has, and for updates whose factors
-    are no row of trained pieces: only plain LoRA's are.
+    The scale stays that of the file. A rank that no update exceeds, and updates whose factors are no row of trained
+    pieces, which only plain LoRA's are, are left as they are and said in `plan.idle`.
     """
     other = next((module for module in modules if not _is_plain(module)), None)
-    if other is not None:
-        raise UsageError(
-            f"truncate is for plain LoRA, whose factors are a row of pieces; '{show(other.name)}' is "
-            f"{other.family.method} of {listing(other.parts, 5)}."
-        )
     most = max(plan.info.ranks, default=0)
-    if not 1 <= rank <= most:
-        has = f"the ranks of '{show(plan.info.label)}' are at most {most}" if most else "there is no rank to cut"
-        raise UsageError(f"truncate is {rank}, and {has}.")
+    if other is not None:
+        plan.idle["truncate"] = (
+            f"{given_as('truncate')} is for plain LoRA, whose factors are a row of pieces; '{show(other.name)}' of "
+            f"'{show(plan.info.label)}' is {other.family.method} of {listing(other.parts, 5)}"
+        )
+    elif rank > most:
+        has = f"has ranks of at most {most}" if most else "has no rank to cut"
+        plan.idle["truncate"] = f"{given_as('truncate')} is {rank}, and '{show(plan.info.label)}' {has}"
+    if "truncate" in plan.idle:
+        return
     plan.pairs = {place: _cut(planned, rank) for place, planned in plan.pairs.items()}
     plan.info = replace(plan.info, ranks=tuple(sorted({min(rank, own) for own in plan.info.ranks})))
     plan.notes.append(f"read at rank {rank} as DyLoRA trains it, with the scale of the whole")

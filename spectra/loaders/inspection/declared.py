@@ -161,10 +161,12 @@ def _of_peft(evidence: Evidence) -> Scale:
     raw = declared.adapter or {}
     if declared.peft_type in SCALED and declared.peft is not None and evidence.contents.modules:
         config = declared.peft
-        modules = [plain(module).replace(".base_layer", "") for module in evidence.contents.modules]
+        modules = {
+            plain(name).replace(".base_layer", ""): evidence.ranks.get(name) for name in evidence.contents.modules
+        }
         formula = "alpha / sqrt(r), rsLoRA" if config.use_rslora else "alpha / r"
         alphas = _distinct([config.alpha_of(module) for module in modules])
-        return Scale(alphas, _distinct([config.scaling_of(module) for module in modules]), formula)
+        return Scale(alphas, _distinct([config.scaling_of(*module) for module in modules.items()]), formula)
     alpha = number(raw.get("lora_alpha", raw.get("alpha")))
     divisor = number(raw.get("init_r" if declared.peft_type == "ADALORA" else "r"))
     if alpha is None or not divisor or not evidence.contents.modules:

@@ -18,7 +18,7 @@ from spectra.loaders.header import Header
 from spectra.loaders.inspection.declared import Declared, Evidence, Scale, base_named, plain, read_declared, scale
 from spectra.loaders.inspection.facts import facts
 from spectra.loaders.inspection.locate import read_any, refused_pickle
-from spectra.loaders.inspection.refusals import refusal
+from spectra.loaders.inspection.refusals import inserted, refusal
 from spectra.loaders.inspection.suspicions import suspicions
 from spectra.loaders.links import opening
 from spectra.loaders.methods import DORA, FULL, LORA, Fate, Method, of_peft, recognise
@@ -82,8 +82,8 @@ def inspect(path: str | Path, *, follow_symlinks: bool = False) -> Inspection:
     would run code is described, not refused: `hostile` is set and nothing in it was executed.
     follow_symlinks : follow links in a folder that leave it, as `diagnose` does with this option.
     """
-    path = Path(path)
     require_exists(path)
+    path = Path(path)
     with opening(path, follow_symlinks=follow_symlinks):
         return _inspected(path)
 
@@ -149,6 +149,7 @@ def _described(path: Path, evidence: Evidence) -> Inspection:
     header, contents, method = evidence.header, evidence.contents, evidence.method
     modules = list(contents.modules)
     scaled, reason = _scale(evidence), refusal(evidence)
+    measured = inserted(evidence) if reason is not None else None
     return Inspection(
         name=_name(path),
         container=header.container,
@@ -168,8 +169,8 @@ def _described(path: Path, evidence: Evidence) -> Inspection:
         base_named=base_named(evidence.declared),
         facts=(*facts(evidence), *_beside(path, header)),
         suspicious=tuple(suspicions(evidence)),
-        readable=reason is None,
-        reason=reason or _read_as(evidence),
+        readable=reason is None or measured is not None,
+        reason=_read_as(path, evidence) if reason is None else _measured_as(measured) if measured else reason,
         listed=tuple(Tensor(name, info.dtype, info.shape) for name, info in header.tensors.items()),
     )
 
@@ -190,10 +191,14 @@ def _beside(path: Path, header: Header) -> list[str]:
     return [f"beside it in the folder: {listing(left, 5)}"] if left else []
 
 
-def _read_as(evidence: Evidence) -> str:
+def _read_as(path: Path, evidence: Evidence) -> str:
     if evidence.method is FULL:
         return "as a base or as a full fine-tune of one"
-    return "as an adapter folder, beside the base it was trained on"
+    return f"as an adapter {'folder' if path.is_dir() else 'file'}, beside the base it was trained on"
+
+
+def _measured_as(inserted: str) -> str:
+    return f"for the matrices it inserts ({inserted}), each measured for what it is: it has no weight update"
 
 
 def _target(module: str) -> str:

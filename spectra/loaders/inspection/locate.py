@@ -5,7 +5,6 @@ inspection describes and an analysis does not read. A folder without weights is 
 """
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from spectra.errors import InputError, UnsafeFileError, UnsupportedError
@@ -16,10 +15,6 @@ from spectra.loaders.header import Header
 from spectra.loaders.links import outside
 from spectra.text import listing, show
 
-DIALECT_NAMES = ("adapters.safetensors", "pytorch_lora_weights.safetensors", "pytorch_adapter.bin")
-_OTHER_SUFFIXES = (".npz",)
-_SUFFIXES = (*formats.WEIGHT_SUFFIXES, *_OTHER_SUFFIXES, dcp_metadata.SUFFIX)
-_MAX_ENTRIES, _MAX_DEPTH = 5000, 6
 # What the first bytes of files that people take for weights say, where no reader here knows more.
 _FIRST_BYTES = (
     (b"\x89HDF\r\n", "HDF5 (Keras, MATLAB)"),
@@ -57,44 +52,10 @@ def read_any(path: Path) -> Header:
 
 
 def _read_folder(folder: Path) -> Header:
-    adapters = (*formats.ADAPTER_NAMES, *DIALECT_NAMES)
     first = exists(folder / CONFIG_NAME)
-    names = (*adapters, *formats.WEIGHT_NAMES) if first else (*formats.WEIGHT_NAMES, *adapters)
-    inside = names_in(folder)
-    named = any(name in names or Path(name).suffix in formats.WEIGHT_SUFFIXES for name in inside)
-    if not named and dcp_metadata.folder_of(folder) is None:
-        others = [name for name in inside if Path(name).suffix in _OTHER_SUFFIXES]
-        if len(others) == 1:
-            return read_any(folder / others[0])
-        _point_elsewhere(folder, others)
+    both = formats.ADAPTER_NAMES, formats.WEIGHT_NAMES
+    names = (*both[0], *both[1]) if first else (*both[1], *both[0])
     return formats.read_weights(folder, names)
-
-
-def _point_elsewhere(folder: Path, others: list[str]) -> None:
-    """Refuse a folder without weights of its own, saying where they are, if they are anywhere."""
-    name = show(folder.name)
-    if others:
-        raise InputError(f"the folder '{name}' holds several weights files ({listing(others)}). Name the one to read.")
-    below = list(dict.fromkeys(_folders_below(folder)))
-    if below:
-        raise InputError(f"the folder '{name}' holds no weights itself, but these do: {listing(below)}. Name one.")
-
-
-def _folders_below(folder: Path) -> Iterator[str]:
-    """Name the folders with weights some levels below, nearest first, looking at a bounded number of entries."""
-    waiting, seen = [(folder, 0)], 0
-    for place, depth in waiting:  # grows while it is walked
-        try:
-            entries = sorted(place.iterdir())
-        except OSError:
-            continue
-        seen += len(entries)
-        if seen > _MAX_ENTRIES:
-            return
-        if place != folder and any(entry.suffix in _SUFFIXES for entry in entries):
-            yield str(place.relative_to(folder))
-        if depth < _MAX_DEPTH:
-            waiting += [(entry, depth + 1) for entry in entries if entry.is_dir() and not entry.is_symlink()]
 
 
 def _refuse_others(path: Path, head: bytes) -> None:

@@ -8,6 +8,7 @@ from spectra.loaders.adapters.dialects.mlx_scale import scale_of
 from spectra.loaders.files import exists
 from spectra.loaders.inspection.declared import Evidence
 from spectra.loaders.methods import FULL
+from spectra.loaders.options import given_as
 
 Speech = Callable[[Evidence], str | None]
 
@@ -28,7 +29,7 @@ def _mlx(evidence: Evidence) -> str | None:
         scale = scale_of(evidence.declared.adapter or {})
     except InputError as fault:
         return str(fault).rstrip(".")
-    return None if scale is not None else f"{evidence.method.name} without a scale beside it: give it (alpha=)"
+    return None if scale is not None else f"{evidence.method.name} without a scale beside it: give {given_as('alpha')}"
 
 
 def _hub(evidence: Evidence) -> str | None:
@@ -41,7 +42,9 @@ def _hub(evidence: Evidence) -> str | None:
 def _torchtune(evidence: Evidence) -> str | None:
     if evidence.declared.peft is not None:
         return None
-    return f"{evidence.method.name} says its alpha in an adapter_config.json, which is missing: give it (alpha=)"
+    return (
+        f"{evidence.method.name} says its alpha in an adapter_config.json, which is missing: give {given_as('alpha')}"
+    )
 
 
 def _gguf(evidence: Evidence) -> str | None:
@@ -61,7 +64,8 @@ def _settled_in(name: str) -> Speech:
 
 
 def _silent(evidence: Evidence) -> str | None:
-    return f"{evidence.method.name} saves no alpha: give it (alpha=), and names= where the file has none"
+    named = f", and {given_as('names')}, since the file names no modules" if evidence.method.kin == "vit" else ""
+    return f"{evidence.method.name} saves no alpha: give {given_as('alpha')}{named}"
 
 
 _DIALECTS: Mapping[str, Speech] = {

@@ -7,6 +7,7 @@ from spectra.loaders.adapters.config import REFUSED_OPTIONS
 from spectra.loaders.adapters.families import starts
 from spectra.loaders.adapters.families.unread import reason_against as reason_against_config
 from spectra.loaders.header import FLOATS
+from spectra.loaders.insertion_kinds import kind_of
 from spectra.loaders.inspection.declared import Evidence, plain, scale
 from spectra.loaders.inspection.own_words import own_words
 from spectra.loaders.methods import DORA, FULL, LORA, METHODS, TOKENS, Fate
@@ -18,8 +19,14 @@ MERGE = "merge it with its own library and diagnose the merged model as a full f
 
 
 def refusal(evidence: Evidence) -> str | None:
-    """Return why `diagnose` does not read this file, None when it does."""
+    """Return why `diagnose` reads no weight updates from this file, None when it does."""
     return next((reason for check in _CHECKS if (reason := check(evidence))), None)
+
+
+def inserted(evidence: Evidence) -> str | None:
+    """Return what `diagnose` measures in a file without weight updates, None where there is nothing either."""
+    kind = None if evidence.packed else kind_of(evidence.header.tensors, evidence.declared.adapter or {})
+    return None if kind is None else kind.name
 
 
 def _packed(evidence: Evidence) -> str | None:
@@ -66,19 +73,26 @@ def _options(evidence: Evidence) -> str | None:
     return None
 
 
+def _factors(evidence: Evidence) -> str | None:
+    """Look at the factors first, of a method that is read: no option makes up for one that is missing."""
+    if evidence.method.fate is not Fate.READ or evidence.method is FULL:
+        return None
+    faulty = evidence.faulty()
+    if faulty["missing"]:
+        return f"a factor is missing: {listing(map(plain, faulty['missing']), 2)}"
+    if faulty["inner"]:
+        return f"two factors disagree about the rank: {listing(map(plain, faulty['inner']), 2)}"
+    return None
+
+
 def _contents(evidence: Evidence) -> str | None:
     if evidence.method is FULL:
         matrices = [info for info in evidence.header.tensors.values() if len(info.shape) > 1 and info.read_as in FLOATS]
         return None if matrices or evidence.packed else "it holds no matrix of floating-point weights"
     if len(evidence.contents.adapters) > 1:
         return "several adapters lie in one file: save one a file"
-    faulty = evidence.faulty()
-    if faulty["missing"]:
-        return f"a factor is missing: {listing(map(plain, faulty['missing']), 2)}"
-    if faulty["inner"]:
-        return f"two factors disagree about the rank: {listing(map(plain, faulty['inner']), 2)}"
     dora = evidence.declared.peft is not None and evidence.declared.peft.use_dora
     return "DoRA without its lora_magnitude_vector" if dora and DORA not in evidence.contents.methods else None
 
 
-_CHECKS: tuple[Callable[[Evidence], str | None], ...] = (_packed, _method, _options, _contents)
+_CHECKS: tuple[Callable[[Evidence], str | None], ...] = (_packed, _factors, _method, _options, _contents)

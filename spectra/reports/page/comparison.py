@@ -16,7 +16,7 @@ from spectra.reports.page.findings import noted
 from spectra.reports.page.gallery import pictures
 from spectra.reports.page.sheet import Cell, Column, codes_of, heat, sheet
 from spectra.reports.page.small_spectra import compared_spectra
-from spectra.text import percent, show
+from spectra.text import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +69,18 @@ def comparison_page(found: ModelComparison) -> str:
         base=show(first.provenance["base"]["label"]),
         found=found,
         kinds={name: words.kind(model.info) for name, model in found.models.items()},
-        headline=_headline(found),
+        listed=[(standing.name, words.place_and_numbers(found, standing)) for standing in found.standings],
+        told=words.told(found),
+        known_by=words.known_by,
         findings={name: noted(model.findings, rows) for name, model in found.models.items() if model.findings},
         map=block_map(rows, [_measure(name) for name in found.models]),
         spectra=compared_spectra(tuple(found.models), layers),
         figures=pictures(comparison_figures(found)),
         sheet=sheet(
-            rows, _columns(found.models), codes=_codes(found.models), positions=[row.positions for row in rows]
+            rows,
+            _columns(found.models),
+            codes=codes_of({name: model.findings for name, model in found.models.items()}),
+            positions=[row.positions for row in rows],
         ),
         skipped={name: words.skipped_by_reason(model.skipped) for name, model in found.models.items() if model.skipped},
     )
@@ -121,23 +126,4 @@ def _measure(name: str) -> Measure[_Compared]:
 
     return share_of_intruders(
         f"intruders of {show(name, 32)}", lambda rows: [row.layers[name] for row in rows if name in row.layers]
-    )
-
-
-def _codes(models: Mapping[str, Diagnosis]) -> dict[str, list[str]]:
-    """The codes of the findings that concern each matrix in some model."""
-    every: dict[str, list[str]] = {}
-    for model in models.values():
-        for key, codes in codes_of(model.findings).items():
-            every[key] = sorted({*every.get(key, []), *codes})
-    return every
-
-
-def _headline(found: ModelComparison) -> str:
-    first, last = found.standings[0], found.standings[-1]
-    if len(found.standings) == 1:
-        return f"{show(first.name)}: {first.intruders} of {first.examined} leading directions are intruders."
-    return (
-        f"Fewest intruders: {show(first.name)} ({percent(first.share)} of its leading directions); "
-        f"most: {show(last.name)} ({percent(last.share)})."
     )

@@ -40,7 +40,7 @@ def report_page(report: Diagnosis) -> str:
         map=block_map(rows, _MEASURES if report.summary["intruders"] else _MEASURES[::-1]),  # the telling one first
         spectra=small_spectra(rows),
         figures=pictures(report_figures(report, without=_ELSEWHERE)),
-        sheet=sheet(rows, _COLUMNS, codes=codes_of(report.findings)),
+        sheet=sheet(rows, _COLUMNS, codes=codes_of({"": report.findings})),
         skipped=words.skipped_by_reason(report.skipped),
     )
 
@@ -114,7 +114,8 @@ def _energy(layer: Layer) -> Cell | None:
 
 def _rank(name: str) -> _Cell:
     def cell(layer: Layer) -> Cell | None:
-        return Cell(words.rank_value(layer.rank, name), getattr(layer.rank, name)) if layer.rank else None
+        found = getattr(layer.rank, name) if layer.rank else None
+        return None if layer.rank is None or found is None else Cell(words.rank_value(layer.rank, name), found)
 
     return cell
 
@@ -148,7 +149,12 @@ _COLUMNS: tuple[Column[Layer], ...] = (
     Column("effective rank", "exp of the entropy of the update's singular values.", _rank("effective")),
     Column("used", "Effective rank over the rank that the adapter was given.", _used),
     Column("90\u00a0%", "Fewest directions that hold 90 % of the update's energy.", _rank("energy_90")),
-    Column("above rounding", "Singular values of the update that rounding cannot explain.", _rank("above_floor")),
+    Column(
+        "above rounding",
+        "Singular values of the update above what rounding, in the files or in the computation, makes by itself. "
+        "Unknown where weights are stored packed.",
+        _rank("above_floor"),
+    ),
     Column("size", "‖ΔW‖ / ‖W₀‖: the update beside its weight, in Frobenius norms.", _size),
 )
 

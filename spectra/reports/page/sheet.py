@@ -58,7 +58,10 @@ class Column(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One matrix. number : in base order; positions : of its row in the page's JSON, by model ("" where one)."""
+    """One matrix. number : in base order; positions : of its row in the page's JSON, by model ("" where one).
+
+    codes : of the findings that concern it; findings : the same in words, each with its model.
+    """
 
     number: int
     block: str
@@ -70,6 +73,7 @@ class Line:
     status: str
     reason: str
     codes: tuple[str, ...]
+    findings: str
     cells: tuple[Cell, ...]
     positions: tuple[tuple[str, int], ...]
 
@@ -90,19 +94,20 @@ def sheet(
     rows: Sequence[Row],
     columns: Sequence[Column[Row]],
     *,
-    codes: Mapping[str, Sequence[str]] | None = None,
+    codes: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     positions: Sequence[tuple[tuple[str, int], ...]] | None = None,
 ) -> Sheet:
     """Lay out rows; columns in which no row has anything are left out.
 
-    codes : of the findings that concern a matrix, by its numbered key. positions : where the rows of other results
-    than one diagnosis lie in the page's JSON.
+    codes : of the findings that concern a matrix, by its numbered key and the model. positions : where the rows of
+    other results than one diagnosis lie in the page's JSON.
     """
     positions = positions or [(("", number),) for number in range(len(rows))]
     every = [[column.cell(row) if row.ok else None for column in columns] for row in rows]
     kept = [place for place in range(len(columns)) if any(cells[place] is not None for cells in every)]
     lines_at = dict(zip(lines_of(rows), line_names(lines_of(rows)), strict=True))
     module_at = modules_of(rows, MODULES)
+    known = [(codes or {}).get(numbered(row.key, row.index), {}) for row in rows]
     found = tuple(
         Line(
             number=number,
@@ -114,7 +119,8 @@ def sheet(
             size=row.shape[0] * row.shape[1],
             status=row.status,
             reason=show(row.reason, None),
-            codes=tuple((codes or {}).get(numbered(row.key, row.index), ())),
+            codes=_each_once(known[number]),
+            findings=_in_words(known[number]),
             cells=tuple(cells[place] or EMPTY for place in kept),
             positions=positions[number],
         )
@@ -140,11 +146,21 @@ def number(value: float, digits: int = 3) -> Cell:
     return Cell(f"{value:.{digits}g}", value)
 
 
-def codes_of(findings: Sequence[Any]) -> dict[str, list[str]]:
-    """Return the codes of the findings that concern each matrix, by its numbered key."""
-    found: dict[str, list[str]] = {}
-    for finding in findings:
-        for key in finding.keys:
-            codes = found.setdefault(key, [])
-            codes += [finding.code] if finding.code not in codes else []
+def codes_of(findings: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, list[str]]]:
+    """Return the codes of the findings that concern each matrix, by its numbered key and the model ("" where one)."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, of_model in findings.items():
+        for finding in of_model:
+            for key in finding.keys:
+                codes = found.setdefault(key, {}).setdefault(name, [])
+                codes += [finding.code] if finding.code not in codes else []
     return found
+
+
+def _each_once(codes: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    return tuple(sorted({code for held in codes.values() for code in held}))
+
+
+def _in_words(codes: Mapping[str, Sequence[str]]) -> str:
+    """The codes as the table shows them: 'r2: SP201 SP205; r32: SP204', without names where there is one model."""
+    return "; ".join((f"{show(name, 32)}: " if name else "") + " ".join(held) for name, held in codes.items())

@@ -66,7 +66,7 @@ def _critical(row: PhaseCurve) -> Cell:
 _COLUMNS: tuple[Column[PhaseCurve], ...] = (
     Column(
         "critical scale",
-        "The scale of the update at which the first direction is rotated or new; 1 is as trained.",
+        "The smallest scale found at which a direction is rotated or new; 1 is as trained.",
         _critical,
     ),
     Column(
@@ -75,14 +75,14 @@ _COLUMNS: tuple[Column[PhaseCurve], ...] = (
         lambda row: Cell(f"{row.law.critical:.3g}", row.law.critical) if row.law else None,
     ),
     Column(
-        "law / exact",
+        "law / found",
         "The one over the other: 1 where the law is right.",
         lambda row: Cell(f"{row.error:.2f}", row.error) if row.error is not None else None,
     ),
     Column("intruders at 1", "Of the leading directions, as trained.", lambda row: Cell(str(row.at(1.0)), row.at(1.0))),
     Column(
         "re-entries",
-        "How often the intruders vanish at some scale and enter again.",
+        "How often the intruders vanish at some scale looked at and enter again. Finer scales may show more.",
         lambda row: Cell(str(len(row.intervals) - 1), len(row.intervals) - 1) if len(row.intervals) > 1 else None,
     ),
 )

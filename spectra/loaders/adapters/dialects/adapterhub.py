@@ -33,7 +33,7 @@ from spectra.updates import LowRank, Rescaled, Update, nothing
 _NAME = re.compile(r"^(?P<module>.+)\.loras\.(?P<adapter>[^.]+)\.(?P<part>lora_[AB]|vera_[BD]|m)(?:\.weight)?$")
 _SHARED = r"(?:.+\.)?shared_parameters\.[^.]+\.lora_[AB]"
 _HEADS = ("pytorch_model_head.bin", "model_head.safetensors")
-_ORDER = "qkv"
+_ORDER, _ALPHA = "qkv", 8
 
 
 def _parse(name: str) -> Parsed | None:
@@ -148,7 +148,7 @@ def _recognises(found: Found) -> bool:
 
 
 def _read(found: Found, plan: Plan) -> Adapter:
-    config = _config(found)
+    config = _config(found, plan)
     sorted_out = sort_tensors(HUB, plan)
     if not sorted_out.modules:
         raise MatchError(f"'{show(found.source.label)}' has none of AdapterHub's LoRA tensors.")
@@ -161,7 +161,7 @@ def _read(found: Found, plan: Plan) -> Adapter:
     return Adapter(config, found.source, Contents(modules, sorted_out.replaced, shared))
 
 
-def _config(found: Found) -> AdapterConfig:
+def _config(found: Found, plan: Plan) -> AdapterConfig:
     """Check what the configuration says. Raises UnsupportedError for what has no update of a weight, or none known."""
     inner = found.raw["config"]
     kind = inner.get("architecture") or "bottleneck adapter"
@@ -177,10 +177,13 @@ def _config(found: Found) -> AdapterConfig:
     base, r = found.raw.get("model_name"), rank_in(inner, "r", 8)
     if mode == "scale" and r > 1:
         raise UnsupportedError(f"{CONFIG_NAME}: (IA)3 of AdapterHub has r = 1, this one {r}.")
+    alpha = found.alpha_given() if inner.get("alpha") is None else number_in(inner, "alpha", _ALPHA)
+    if alpha is None:
+        plan.notes.append(f"{CONFIG_NAME} has no alpha: {_ALPHA}, the default of AdapterHub, is taken")
     return AdapterConfig(
         method="LORA",
         r=r,
-        alpha=number_in(inner, "alpha", 8),
+        alpha=_ALPHA if alpha is None else alpha,
         base_model=base if isinstance(base, str) else None,
         raw=inner,
     )

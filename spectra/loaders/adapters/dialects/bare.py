@@ -1,7 +1,7 @@
 """Factors under numbers alone: LoRA-ViT's `w_a_000` and `w_b_000`, which name no module.
 
 `dW = (alpha / r) B A`. Which weight a number belongs to is known to the trainer only, so the caller tells it
-(`names={"000": "blocks.0.attn.proj_q"}`), and alpha with it. The factors lie as `[r, in]` and `[out, r]`, or both
+(`{"000": "blocks.0.attn.proj_q"}`), and alpha with it. The factors lie as `[r, in]` and `[out, r]`, or both
 transposed: the rank is the smaller extent.
 """
 
@@ -15,6 +15,7 @@ from spectra.loaders.adapters.dialects.respelled import as_it_lies, respelled, t
 from spectra.loaders.adapters.dialects.unconfigured import configured, given_alpha, stored_ranks
 from spectra.loaders.adapters.families.lora import LORA
 from spectra.loaders.adapters.family import Parsed
+from spectra.loaders.options import given_as
 from spectra.loaders.plan import Plan
 from spectra.text import listing, show
 
@@ -39,8 +40,8 @@ def _read(found: Found, plan: Plan) -> Adapter:
     untold = [number for number in contents.modules if number not in found.options.names]
     if untold:
         raise UnsupportedError(
-            f"'{show(found.source.label)}' numbers its factors ({listing(untold, 3)}) and names no module. Tell which "
-            "weights they belong to: names={'000': 'blocks.0.attn.proj_q', ...}."
+            f"'{show(found.source.label)}' numbers its factors ({listing(untold, 3)}) and names no module. Say which "
+            f'they belong to with {given_as("names")}: {{"{show(untold[0])}": "blocks.0.attn.proj_q", ...}}.'
         )
     alpha = given_alpha(found, "LoRA-ViT")
     modules = {name: _settled(module, found) for name, module in contents.modules.items()}

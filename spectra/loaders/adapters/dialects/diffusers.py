@@ -150,8 +150,8 @@ def _scale(
         if beside is not None and beside != said.alpha:
             raise MatchError(f"'{show(module.name)}': its alpha is {beside:g}, the metadata says {said.alpha:g}.")
         return said
-    if beside is not None or found.options.alpha is not None:
-        alpha = beside if beside is not None else float(found.options.alpha or 0)
+    alpha = found.alpha_given() if beside is None else beside
+    if alpha is not None:
         return _Scale(alpha, alpha / rank)
     note = "the file says no alpha: the scaling is 1, as diffusers takes it"
     if note not in plan.notes:

@@ -144,7 +144,7 @@ def _scale(module: Module, found: Found, args: Mapping[str, Any], plan: Plan) ->
         return 1.0, 1.0 if scalar is None else scalar
     alpha = _number(module, "alpha", source)
     if alpha is None:
-        alpha = found.options.alpha
+        alpha = found.alpha_given()
         taken = "alpha = r, a scaling of 1," if alpha is None else "the alpha given"
         note = f"modules without an alpha in the file: {taken} is taken"
         plan.notes += [note] if note not in plan.notes else []

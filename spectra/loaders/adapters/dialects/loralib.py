@@ -120,7 +120,7 @@ def _read(found: Found, plan: Plan) -> Adapter:
 
 
 def _alpha(settings: _Settings, module: str, found: Found) -> float:
-    told = settings.number("lora_alpha", module) if found.options.alpha is None else None
+    told = settings.number("lora_alpha", module)
     return given_alpha(found, "loralib") if told is None else told
 
 

@@ -99,8 +99,8 @@ def _settings(found: Found) -> Mapping[str, Any]:
     """Return the trainer's arguments. Raises UnsupportedError where they are not beside the tensors."""
     path = found.folder / SETTINGS
     raw = dict(strict_json.read(path)) if exists(path) else {}
-    if found.options.alpha is not None:
-        raw["lorma_alpha"] = found.options.alpha
+    if raw.get("lorma_alpha") is None:
+        raw["lorma_alpha"] = found.alpha_given()
     if "do_rri" in raw and "rank_inflation" not in raw:  # so in the tree for language understanding
         raw["rank_inflation"] = "rri" if flag_in(raw, "do_rri") else "none"
     missing = [name for name in ("lorma_r", "lorma_alpha", "lorma_mode", "rank_inflation") if raw.get(name) is None]

@@ -5,6 +5,7 @@ from typing import Any
 
 from spectra.errors import FormatError, UnsupportedError
 from spectra.loaders.adapters.config import CONFIG_NAME, number_in, rank_in
+from spectra.loaders.options import given_as
 from spectra.text import show
 
 
@@ -26,7 +27,7 @@ def scale_of(raw: Mapping[str, Any], *, told: bool = False) -> float | None:
     if undated:
         raise UnsupportedError(
             f"{CONFIG_NAME} is of an mlx-lm that multiplied by scale alpha / rank, or by scale alone: it does not say "
-            f"which. Give alpha= as scale alpha ({scale * number_in(parameters, 'alpha', 0):g}) for the first, as "
-            f"scale rank ({scale * rank_in(parameters, 'rank', 8):g}) for the second."
+            f"which. Give {given_as('alpha')} as scale alpha ({scale * number_in(parameters, 'alpha', 0):g}) for the "
+            f"first, as scale rank ({scale * rank_in(parameters, 'rank', 8):g}) for the second."
         )
     return scale

@@ -7,20 +7,22 @@ from spectra.errors import FormatError, MatchError, UnsupportedError
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
 from spectra.loaders.adapters.beside import with_trained_beside
 from spectra.loaders.adapters.config import CONFIG_NAME, AdapterConfig, read_config, read_raw
-from spectra.loaders.adapters.contents import Module, sort_tensors
+from spectra.loaders.adapters.contents import Contents, shapes_of, sort_tensors
 from spectra.loaders.adapters.dialects.respelled import as_it_lies, respelled
+from spectra.loaders.adapters.dialects.unconfigured import peft_config
 from spectra.loaders.adapters.dialects.wrapped import unwrapped
 from spectra.loaders.adapters.families.lora import LORA
 from spectra.loaders.adapters.families.merged_linear import merged_linear
 from spectra.loaders.adapters.families.table import family_of
 from spectra.loaders.adapters.families.tokens import TOKENS
-from spectra.loaders.adapters.family import Family, Fit
+from spectra.loaders.adapters.family import Family, Shapes
 from spectra.loaders.files import require_exists
 from spectra.loaders.formats import ADAPTER_NAMES
 from spectra.loaders.links import opening
+from spectra.loaders.options import given_as
 from spectra.loaders.plan import Plan
-from spectra.loaders.source import open_source
-from spectra.text import show
+from spectra.loaders.source import TensorSource, open_source
+from spectra.text import listing, show
 
 # In PEFT the second factor of a MergedLinear is the kernel of a convolution, [out, r, 1].
 _GROUPED = {"lora_A": ("lora_A", as_it_lies), "lora_B": ("lora_B", lambda stored: stored.flatten(1))}
@@ -32,7 +34,7 @@ def _recognises(found: Found) -> bool:
 
 def _read(found: Found, plan: Plan) -> Adapter:
     options = found.options
-    config = replace(read_config(found.raw), as_stored=options.as_stored, initial=options.initial is not None)
+    config = replace(peft_config(found), as_stored=options.as_stored, initial=options.initial is not None)
     family = family_of(config)
     if config.method == "LORA" and any(_enabled(config)):
         family = respelled(merged_linear(_enabled(config)), LORA.parse, _GROUPED)
@@ -53,26 +55,36 @@ def _enabled(config: AdapterConfig) -> tuple[bool, ...]:
 def _with_initial(adapter: Adapter, family: Family, path: Path, found: Found, plan: Plan) -> Adapter:
     """Add the adapter as it was before training. Raises MatchError where it is not that of the trained one."""
     if adapter.config.method != "LORA":
-        raise UnsupportedError(f"initial (--initial) is read for LoRA alone, and this is {adapter.config.method}.")
+        raise UnsupportedError(f"{given_as('initial')} is read for LoRA alone, and this is {adapter.config.method}.")
     with opening(path, follow_symlinks=found.options.follow_symlinks):
         require_exists(path)
         raw = read_raw(path if path.is_dir() else path.parent) or found.raw
         before = Found(path, open_source(path, ADAPTER_NAMES), raw, found.base)
     plan.others.append(before.source)
     initial = read_as(family, read_config(raw), before, Plan(plan.info, before.source))
-    for name, module in adapter.contents.modules.items():
-        other = initial.contents.modules.get(name)
-        if other is None or _fits(other, initial) != _fits(module, adapter):
-            raise MatchError(
-                f"'{show(path.name)}' (initial) has no factors that fit those of '{show(name)}'. Is it this adapter as "
-                "it was before training?"
-            )
+    reason = _why_another(initial.contents, before.source, adapter.contents, adapter.source)
+    if reason is not None:
+        raise MatchError(f"'{show(path.name)}' (initial) {reason}. Is it this adapter as it was before training?")
     return replace(adapter, initial=initial)
 
 
-def _fits(module: Module, adapter: Adapter) -> Fit | None:
-    shapes = {part: adapter.source.header.tensors[key].shape for part, key in module.parts.items()}
-    return module.family.fits(module.configured, shapes, adapter.config)
+def _why_another(before: Contents, initial: TensorSource, after: Contents, trained: TensorSource) -> str | None:
+    """Say why one adapter is not another before its training: then it has the same modules, of the same shapes."""
+    lost = [name for name in after.modules if name not in before.modules]
+    if lost:
+        return f"has no factors for '{show(lost[0])}', which the adapter has"
+    more = [name for name in before.modules if name not in after.modules]
+    if more:
+        return f"has factors for '{show(more[0])}', which the adapter has not"
+    for name, module in after.modules.items():
+        shapes, own = shapes_of(module, trained), shapes_of(before.modules[name], initial)
+        if shapes != own:
+            return f"has {_listed(own)} for '{show(name)}', and the adapter {_listed(shapes)}"
+    return None
+
+
+def _listed(shapes: Shapes) -> str:
+    return listing(f"{part} {list(shape)}" for part, shape in sorted(shapes.items()))
 
 
 def read_as(family: Family, config: AdapterConfig, found: Found, plan: Plan) -> Adapter:

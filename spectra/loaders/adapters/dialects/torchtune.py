@@ -16,10 +16,10 @@ import torch
 from spectra.errors import MatchError, UnsupportedError
 from spectra.layout import Layout
 from spectra.loaders.adapters.adapter import Adapter, Dialect, Found
-from spectra.loaders.adapters.config import AdapterConfig, read_config
+from spectra.loaders.adapters.config import AdapterConfig
 from spectra.loaders.adapters.contents import Contents, Module, sort_tensors
 from spectra.loaders.adapters.dialects.respelled import Turn, as_it_lies, respelled
-from spectra.loaders.adapters.dialects.unconfigured import configured, given_alpha, stored_ranks
+from spectra.loaders.adapters.dialects.unconfigured import configured, given_alpha, peft_config, stored_ranks
 from spectra.loaders.adapters.families.lora import LORA
 from spectra.loaders.adapters.family import Family, by_suffix
 from spectra.loaders.plan import Plan
@@ -70,7 +70,7 @@ def _read(found: Found, plan: Plan) -> Adapter:
     sorted_out = sort_tensors(family(as_it_lies), plan)
     modules = [_settled(module, family, found.base.source.config) for module in sorted_out.modules.values()]
     contents = replace(sorted_out, modules={module.name: module for module in modules})
-    config = read_config(found.raw) if found.raw else _unconfigured(found, contents)
+    config = peft_config(found) if found.raw else _unconfigured(found, contents)
     return Adapter(config, found.source, contents)
 
 

@@ -3,13 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from spectra.errors import UnsupportedError
 from spectra.loaders.adapters.adapter import Found
-from spectra.loaders.adapters.config import AdapterConfig
-from spectra.loaders.adapters.contents import Module
-from spectra.loaders.adapters.reader import shapes_of
+from spectra.loaders.adapters.config import AdapterConfig, read_config
+from spectra.loaders.adapters.contents import Module, shapes_of
+from spectra.loaders.options import given_as
 from spectra.text import show
 
 _Number = TypeVar("_Number", int, float)
@@ -18,12 +19,21 @@ _NOTHING_KNOWN = AdapterConfig("LORA", 1, 1.0)
 
 def given_alpha(found: Found, writer: str) -> float:
     """Return the alpha that the caller gave. Raises UnsupportedError, saying why it is needed, when there is none."""
-    if found.options.alpha is None:
+    alpha = found.alpha_given()
+    if alpha is None:
         raise UnsupportedError(
             f"'{show(found.source.label)}': {writer} saves no alpha, so the scaling alpha / r of its updates is "
-            "unknown. Give the alpha it was trained with (alpha=)."
+            f"unknown. Give the alpha it was trained with: {given_as('alpha')}."
         )
-    return found.options.alpha
+    return alpha
+
+
+def peft_config(found: Found) -> AdapterConfig:
+    """Read the configuration that PEFT wrote; an alpha that it leaves out is the caller's, if there is one."""
+    config = read_config(found.raw)
+    name = next((name for name in config.left_out if name.endswith("alpha")), "")
+    alpha = found.alpha_given() if name else None
+    return config if alpha is None else replace(config, alpha=alpha, raw={**config.raw, name: alpha})
 
 
 def stored_ranks(modules: Iterable[Module], found: Found) -> dict[str, int]:

@@ -8,6 +8,7 @@ base that no factor has.
 """
 
 from spectra.loaders.adapters.config import AdapterConfig
+from spectra.loaders.options import given_as
 from spectra.text import show
 
 RECOMPUTED = ("pissa", "olora")
@@ -15,8 +16,8 @@ _PLAIN = ("true", "gaussian", "eva", "orthogonal", "mica")
 _NAMES = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA", "loftq": "LoftQ"}
 _CONVERT = "Saved with PEFT's path_initial_model_for_weight_conversion, such an adapter is plain LoRA."
 _REMEDY = (
-    "Give the adapter as it was before training (--initial PATH, initial=), or read s B A alone, which is then said on "
-    "every output (--as-stored, as_stored=True)."
+    f"Give the adapter as it was before training, {given_as('initial')}, or read s B A alone, {given_as('as_stored')}, "
+    "which is then said on every output."
 )
 
 
