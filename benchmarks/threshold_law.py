@@ -1,10 +1,10 @@
-"""How far is the threshold law off? Its critical scale against the exact one, over random and real matrices.
+"""How far is the threshold law off? Its critical scale against the one a sweep finds, over random and real matrices.
 
     python benchmarks/threshold_law.py --json benchmarks/results/threshold-law.json [--data FOLDER --bases FOLDER]
 
 Random: bases of five spectra and four shapes, updates of ranks 1 to 16, isotropic as the law assumes, or half within
 the base's leading directions, as trained ones tend to be. Real: the demo's models and, where the folders of real
-checkpoints are (see CONTRIBUTING), adapters made by strangers. The exact scale is the first crossing, bisected, on 25
+checkpoints are (see CONTRIBUTING), adapters made by strangers. That is the first crossing, looked for from 25
 scales evenly spaced in the logarithm from a twentieth to twenty times what the law says.
 """
 

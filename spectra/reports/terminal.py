@@ -135,7 +135,7 @@ def _left_out(report: Diagnosis) -> list[str]:
 
 def comparison(found: ModelComparison) -> RenderableType:
     """Lay out a comparison: the models in order, what follows with its evidence and limits, advice for each model."""
-    ranking = Table(title=found.ranking.title, title_justify="left", box=None)
+    ranking = Table(title=found.ranking.title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     ranking.add_column("", justify="right")
     ranking.add_column("model", overflow="fold")
     ranking.add_column("method", min_width=11)
