@@ -125,7 +125,8 @@ def _strip(ax: Axes, found: SimilarityMap, epsilon: float, title: str) -> None:
     strip.axhline(epsilon, color=MUTED, linewidth=0.6, linestyle="--", zorder=0)
     strip.axhline(found.null, color=MUTED, linewidth=0.6, linestyle=":", zorder=0)
     strip.set(xlim=ax.get_xlim(), ylim=(0, 1.05), xticks=[], yticks=[0, 1])
-    words(strip, y="best\nmatch")
+    words(strip, y="best match")
+    strip.yaxis.label.set_fontsize(SMALL)
     strip.set_title(title, fontsize=TICK + 0.5, color=INK, loc="left", pad=3, **PLAIN)
     count, colour = f"{int(below.sum())} of these {len(below)} below {epsilon:g}", ALARM if below.any() else MUTED
     strip.set_title(count, fontsize=SMALL, color=colour, loc="right", pad=3, **PLAIN)
