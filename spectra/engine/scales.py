@@ -106,7 +106,12 @@ class Scaled:
         return self.pair.update.dense() if self._dense is None else self._dense
 
     def _in_full(self, s: float) -> Decompositions:
-        return decompose(self._scaled(s), replace(self.request, method="exact"), base=self.base)
+        found = decompose(self._scaled(s), replace(self.request, method="exact"), base=self.base)
+        if (
+            found.base is not None and found.base is not self.base and found.base.fine
+        ):  # float32 blurs its directions: at the other scales too
+            self._stand_on(found.base)
+        return found
 
     def _unchanged(self) -> Decompositions:
         """At scale 0 W is W0: the tuned vectors are the base's own, by definition and not by a decomposition."""

@@ -129,3 +129,24 @@ def test_a_base_of_rounded_vectors_is_decomposed_again_once(monkeypatch):
     assert {one.method for one in scaled.at(SCALES)} == {"basis"}
     assert made == [1]
     assert scaled.base is exact
+
+
+def test_a_base_that_float32_blurs_is_decomposed_in_float64_once(monkeypatch):
+    U, _, Vh = torch.linalg.svd(torch.randn(80, 70, generator=torch.Generator().manual_seed(0)).double(), False)
+    base = (U * torch.cat([torch.tensor([1e5]), torch.linspace(1, 0.1, 69)]).double() @ Vh).float()
+    pair, decomposed = low_rank(base, strength=0.01), []
+    whole = dense.svd
+
+    def counted(matrix, **told):
+        if matrix.dtype == torch.float64 and bool((matrix.float() == base).all()):
+            decomposed.append(matrix)
+        return whole(matrix, **told)
+
+    monkeypatch.setattr(dense, "svd", counted)
+    found = Scaled(pair, whole(base), Request(method="exact")).at((0.0, 0.5, 1.0, 1.5))
+    assert len(decomposed) == 1
+    for scale, one in zip((0.5, 1.0, 1.5), found[1:], strict=True):
+        B, A = (factor.double() for factor in pair.update.factors)
+        tuned = torch.linalg.svd(base.double() + scale * (B @ A), full_matrices=False)[0]
+        every = (torch.linalg.svd(base.double(), full_matrices=False)[0].T @ tuned[:, :10]).abs().amax(0)
+        torch.testing.assert_close(one.resemblances[0].found[:10], every, rtol=0, atol=1e-4)
