@@ -157,8 +157,14 @@ def provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, An
             "container": pairs.tuned_header.container,
             "files": _files(pairs.tuned_header.files),
         },
-        "notes": list(pairs.notes),
+        "notes": [*pairs.notes, *_beyond(pairs, settings.k)],
     }
+
+
+def _beyond(pairs: Pairs, k: int) -> list[str]:
+    """Say where more directions were asked for than there are."""
+    most = max((min(pairs.base.layout(key).shape) for key, _ in pairs.places), default=k)
+    return [f"k is {k}, and no matrix has more than {most} directions: all were compared"] if k > most else []
 
 
 def _architecture(config: Mapping[str, Any]) -> str | None:

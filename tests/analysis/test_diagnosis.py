@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -319,7 +320,7 @@ def test_provenance_names_what_a_reader_needs_to_repeat_it(folders):
     assert len(file["header_sha256"]) == 64
 
 
-def test_provenance_says_how_the_models_were_read(folders):
+def test_provenance_says_how_the_models_were_read(folders, tmp_path):
     """What was left at its default is not in it; an alpha of 0 is no default; of `initial` the name alone."""
 
     def reading(**told):
@@ -332,11 +333,17 @@ def test_provenance_says_how_the_models_were_read(folders):
         "allow_unmatched": True,
     }
     assert reading(initial=folders / "lora", include=["q_proj"]) == {"include": ["q_proj"], "initial": "lora"}
-    config = folders / "lora" / "adapter_config.json"
+    config = shutil.copytree(folders / "lora", tmp_path / "lora") / "adapter_config.json"
     told = {key: value for key, value in json.loads(config.read_text()).items() if key != "lora_alpha"}
     config.write_text(json.dumps(told))
-    with open_pairs(folders / "base", folders / "lora", alpha=0.0) as pairs:
+    with open_pairs(folders / "base", tmp_path / "lora", alpha=0.0) as pairs:
         assert pairs.reading == {"alpha": 0.0}
+
+
+@pytest.mark.parametrize(("k", "said"), [(10, False), (100_000, True)])
+def test_a_k_beyond_every_matrix_is_said(folders, k, said):
+    notes = document(folders / "base", folders / "lora", settings=Settings(k=k))["provenance"]["notes"]
+    assert any(f"k is {k}, and no matrix has more than" in note for note in notes) is said
 
 
 # --- options
