@@ -162,9 +162,10 @@ def provenance(pairs: Pairs, settings: Settings, seconds: float) -> dict[str, An
 
 
 def _beyond(pairs: Pairs, k: int) -> list[str]:
-    """Say where more directions were asked for than there are."""
+    """Say where more directions were asked for than there are. The usual k stands for "all" where there are fewer."""
     most = max((min(pairs.base.layout(key).shape) for key, _ in pairs.places), default=k)
-    return [f"k is {k}, and no matrix has more than {most} directions: all were compared"] if k > most else []
+    beyond = k > most and k != Settings().k
+    return [f"k is {k}, and no matrix has more than {most} directions: all were compared"] if beyond else []
 
 
 def _architecture(config: Mapping[str, Any]) -> str | None:
