@@ -184,7 +184,7 @@ def _is_blurred(base: SVD, tuned: SVD, request: Request) -> bool:
     """Whether the rounding of both decompositions leaves a similarity uncertain, or a verdict open."""
     for side in request.sides:
         least, most = blur(base, tuned, k=request.k, side=side)
-        if bool(((most - least > _BLURRED) | ((least < request.epsilon) & (most >= request.epsilon))).any()):
+        if bool(((most - least > _BLURRED) | _is_open(least, most, request.epsilon)).any()):
             return True
     return False
 
@@ -395,4 +395,9 @@ def against(base: SVD, found: Leading, side: Side) -> Resemblance:
 
 def unsettled(sides: Sequence[Resemblance], epsilon: float) -> bool:
     """Whether epsilon lies inside the interval of some vector."""
-    return any(bool(((side.found < epsilon) & (side.bound >= epsilon)).any()) for side in sides)
+    return any(bool(_is_open(side.found, side.bound, epsilon).any()) for side in sides)
+
+
+def _is_open(least: torch.Tensor, most: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Whether epsilon lies inside an interval, so that there is no verdict. [K]"""
+    return (least < epsilon) & (most >= epsilon)

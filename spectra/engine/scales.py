@@ -107,9 +107,8 @@ class Scaled:
 
     def _in_full(self, s: float) -> Decompositions:
         found = decompose(self._scaled(s), replace(self.request, method="exact"), base=self.base)
-        if (
-            found.base is not None and found.base is not self.base and found.base.fine
-        ):  # float32 blurs its directions: at the other scales too
+        # A base made anew in float64 is one that float32 blurs: it is so at the other scales too.
+        if found.base is not None and found.base is not self.base and found.base.fine:
             self._stand_on(found.base)
         return found
 

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
 from spectra.engine.choose import Decompositions
 from spectra.engine.decomposition import resolution
 from spectra.engine.update_directions import update_directions
@@ -188,8 +186,7 @@ def _resolved(found: Decompositions, pair: WeightPair) -> float:
     The core of factors has errors of eps sigma_1 as well, but of an eps that only files in float64 do not outweigh.
     """
     exact = found.update is not None or (found.update_estimate is None and isinstance(pair.update, Kronecker))
-    finer = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps if exact else 1.0
-    return finer * resolution(float(found.update_values[0]), pair.shape)
+    return resolution(float(found.update_values[0]), pair.shape, fine=exact)
 
 
 def _packed(pair: WeightPair) -> Iterator[str]:
